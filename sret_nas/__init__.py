@@ -1,0 +1,53 @@
+"""Architecture exploration for Sliced Recursive Transformers (SReT, ECCV 2022).
+
+Names that need torch are imported on first use, so that ``import sret_nas``
+stays light. Once timm is imported (before or after), ``timm.create_model``
+knows the published models.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from sret_nas import zoo as zoo
+from sret_nas.arch import Architecture, Stage
+from sret_nas.errors import SretNasError
+
+if TYPE_CHECKING:
+    from sret_nas.model import convert_official_state_dict, create_model
+
+__version__ = version("sret_nas")
+
+_LAZY = {
+    "create_model": "sret_nas.model",
+    "convert_official_state_dict": "sret_nas.model",
+}
+
+__all__ = [
+    "Architecture",
+    "SretNasError",
+    "Stage",
+    "__version__",
+    "convert_official_state_dict",
+    "create_model",
+    "zoo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'sret_nas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))
+
+
+@wrapt.when_imported("timm.models")
+def _register(_: Any) -> None:
+    importlib.import_module("sret_nas.model.timm_models")

@@ -1,0 +1,182 @@
+"""The units an SReT stage is made of.
+
+Shapes: B batch, N tokens, C channels, H heads, D channels per head, G slices,
+S tokens per slice (N / G).
+
+Source: SReT, arXiv 2111.05297; semantics of the published code. Departs:
+``scaled_dot_product_attention``, tokens stay in raster order for a whole stage.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6
+
+
+class Residual(nn.Module):
+    """``skip · x + branch · drop_path(y)`` with learnable scalars, or a plain sum.
+
+    Args:
+        scaled: Learnable residual coefficients (LRC); both start at 1.
+        drop_path: Stochastic-depth rate of the branch.
+    """
+
+    def __init__(self, scaled: bool, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.drop_path = DropPath(drop_path) if drop_path else None
+        # One-element vectors, so that weight decay leaves them alone as it does a bias.
+        self.skip = nn.Parameter(torch.ones(1)) if scaled else None
+        self.branch = nn.Parameter(torch.ones(1)) if scaled else None
+
+    def forward(self, x_BNC: Tensor, y_BNC: Tensor) -> Tensor:
+        """Join the unit's input with the output of its branch."""
+        if self.drop_path is not None:
+            y_BNC = self.drop_path(y_BNC)
+        if self.skip is None or self.branch is None:
+            return x_BNC + y_BNC
+        return torch.addcmul(y_BNC * self.branch, x_BNC, self.skip)
+
+
+class SlicedAttention(nn.Module):
+    """A residual unit: sliced group self-attention over contiguous slices.
+
+    Args:
+        dim: Channels C.
+        heads: Attention heads H, a divisor of ``dim``.
+        scaled: Learnable residual coefficients.
+        qkv_bias: Bias of the query, key and value projection.
+        attn_drop: Dropout of the attention weights.
+        proj_drop: Dropout of the output projection.
+        drop_path: Stochastic-depth rate.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        scaled: bool,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attn_drop = attn_drop
+        self.proj_drop = proj_drop
+        self.fused = True
+        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.residual = Residual(scaled, drop_path)
+
+    def forward(
+        self, x_BNC: Tensor, groups: int, permutation_2N: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Attend inside each slice.
+
+        Args:
+            x_BNC: Tokens in raster order.
+            groups: Slices G, a divisor of N.
+            permutation_2N: Order of the tokens before slicing and its inverse.
+        """
+        B, N, C = x_BNC.shape
+        y_BNC = self.norm(x_BNC)
+        if permutation_2N is not None:
+            y_BNC = y_BNC.index_select(1, permutation_2N[0])
+        qkv = self.qkv(y_BNC).view(B * groups, N // groups, 3, self.heads, C // self.heads)
+        q_bHSD, k_bHSD, v_bHSD = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # b = B·G
+        drop = self.attn_drop if self.training else 0.0
+        if self.fused:
+            y_bHSD = F.scaled_dot_product_attention(q_bHSD, k_bHSD, v_bHSD, dropout_p=drop)
+        else:
+            y_bHSD = attention_by_products(q_bHSD, k_bHSD, v_bHSD, drop)
+        y_BNC = y_bHSD.transpose(1, 2).reshape(B, N, C)
+        if permutation_2N is not None:
+            y_BNC = y_BNC.index_select(1, permutation_2N[1])
+        y_BNC = self.proj(y_BNC)
+        if self.proj_drop:
+            y_BNC = F.dropout(y_BNC, self.proj_drop, self.training)
+        out: Tensor = self.residual(x_BNC, y_BNC)
+        return out
+
+
+def attention_by_products(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Attention as two plain matrix products, for counters that are blind to SDPA.
+
+    Args:
+        q: Queries, (b, H, S, D); ``k`` and ``v`` alike.
+        k: Keys.
+        v: Values.
+        dropout: Dropout of the attention weights.
+    """
+    attention_bHSS = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
+    if dropout:
+        attention_bHSS = F.dropout(attention_bHSS, dropout)
+    out: Tensor = attention_bHSS @ v
+    return out
+
+
+class MlpUnit(nn.Module):
+    """A residual unit: LayerNorm, two linear layers with GELU between them.
+
+    Serves as a block's MLP and as the non-linear projection layer (NLL).
+
+    Args:
+        dim: Channels C.
+        hidden: Hidden channels.
+        scaled: Learnable residual coefficients.
+        drop: Dropout after each linear layer.
+        drop_path: Stochastic-depth rate.
+    """
+
+    def __init__(
+        self, dim: int, hidden: int, scaled: bool, drop: float = 0.0, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.drop = drop
+        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.residual = Residual(scaled, drop_path)
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        """Apply the unit to every token."""
+        y = F.gelu(self.fc1(self.norm(x_BNC)))
+        if self.drop:
+            y = F.dropout(y, self.drop, self.training)
+        y = self.fc2(y)
+        if self.drop:
+            y = F.dropout(y, self.drop, self.training)
+        out: Tensor = self.residual(x_BNC, y)
+        return out
+
+
+class Stem(nn.Sequential):
+    """Three 3×3 convolutions with BatchNorm and ReLU; the first have stride 2.
+
+    Args:
+        in_chans: Input channels.
+        dim: Output channels; the first convolution has half of them.
+        stride: 1, 2, 4 or 8 in all.
+    """
+
+    def __init__(self, in_chans: int, dim: int, stride: int) -> None:
+        channels = (in_chans, dim // 2, dim, dim)
+        halvings = stride.bit_length() - 1
+        super().__init__(
+            *(
+                layer
+                for i in range(3)
+                for layer in (
+                    nn.Conv2d(
+                        channels[i], channels[i + 1], 3, stride=2 if i < halvings else 1, padding=1
+                    ),
+                    nn.BatchNorm2d(channels[i + 1]),
+                    nn.ReLU(inplace=True),
+                )
+            )
+        )
