@@ -89,13 +89,6 @@ class Stage(files.Record):
                 return {**data, "groups": (1,) * loops}
         return data
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Stage:
-        found = list(self._problems())
-        if found:
-            raise files.problems(*found)
-        return self
-
     def _problems(self) -> Iterator[Problem]:
         if len(self.groups) != self.recursions:
             yield Problem(
@@ -210,13 +203,6 @@ class Architecture(files.Record):
     residual_scale: Annotated[bool, Field(strict=True)] = True
     permute: Permute = "fixed"
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=8)]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Architecture:
-        found = list(self._problems())
-        if found:
-            raise files.problems(*found)
-        return self
 
     def _problems(self) -> Iterator[Problem]:
         if self.image_size < self.stem_stride:

@@ -37,11 +37,6 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)), None)
 
 
-def problems(*found: Problem) -> PydanticCustomError:
-    """An error that carries finished problems through a pydantic validator."""
-    return PydanticCustomError("problems", "{text}", {"text": found[0].message, "found": found})
-
-
 class Record(BaseModel):
     """A frozen, hashable value with no unknown keys and no silent conversion."""
 
@@ -50,15 +45,25 @@ class Record(BaseModel):
     top: ClassVar[bool] = False
     """True for a record that is a file of its own: it reports in our words."""
 
+    def _problems(self) -> Iterator[Problem]:
+        """What types cannot say is wrong; each record has its own."""
+        return iter(())
+
     @model_validator(mode="wrap")
     @classmethod
     def _in_our_words(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
         try:
-            return handler(data)
+            record = handler(data)
         except ValidationError as error:
             if not cls.top:
                 raise
             raise cls.error(_sort_out(cls, error)) from error
+        found = list(record._problems())
+        if found and cls.top:
+            raise cls.error(found)
+        if found:
+            raise PydanticCustomError("problems", "{text}", {"text": str(found), "found": found})
+        return record
 
 
 R = TypeVar("R", bound=Record)
@@ -72,7 +77,8 @@ def _sort_out(cls: type[BaseModel], error: ValidationError) -> list[Problem]:
             found += [Problem((*loc, *p.path), p.message) for p in detail["ctx"]["found"]]
         else:
             found.append(Problem(loc, _sentence(cls, detail)))
-    return found
+    inner = {p.path[:length] for p in found for length in range(1, len(p.path))}
+    return [p for p in found if p.path not in inner]  # a wrong entry also makes its list too short
 
 
 def _fields_at(cls: type[BaseModel], path: Sequence[str | int]) -> list[str]:

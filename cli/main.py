@@ -1,0 +1,83 @@
+"""The ``sret-nas`` command: its commands, its errors, its exit codes.
+
+Commands import what they need when they run, so that ``--help`` stays fast and
+loads no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from sret_nas import __version__
+from sret_nas.errors import SretNasError
+
+from . import doctor, output, profile
+
+app = typer.Typer(
+    name="sret-nas",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find Pareto-optimal Sliced Recursive Transformers for a budget and a device.",
+    epilog="Example: sret-nas profile sret_t sret_s",
+)
+app.command(epilog="Example: sret-nas profile sret_t sret_s --by stage")(profile.profile)
+app.command(epilog="Example: sret-nas doctor --format json")(doctor.doctor)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"sret-nas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    """Options of all commands; ``main`` has already taken ``--debug`` from the line."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; errors become a line and a hint."""
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(arguments, prog_name="sret-nas", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SretNasError as error:
+        if debug:
+            traceback.print_exc()
+        output.error(str(error), error.hint)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        output.error("interrupted")
+        return 130
+    except Exception as error:
+        # Typer's usage errors; it keeps its own copy of click, so they are known by their form.
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "sret-nas"
+            if error.format_message():  # empty where the help has just been printed
+                output.error(error.format_message(), f"{command} --help shows what is allowed")
+            return int(error.exit_code)
+        if debug:
+            traceback.print_exc()
+        output.error(
+            f"{type(error).__name__}: {error}", "this is a bug; --debug shows where it happened"
+        )
+        return 1
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    sys.exit(run(sys.argv[1:]))

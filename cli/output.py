@@ -1,0 +1,138 @@
+"""Results to stdout as a table, JSON or CSV; everything else to stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a result.
+
+    Attributes:
+        key: Key of the row's value, and the name of the CSV column.
+        title: Heading of the table; units belong here.
+        show: The value as the table prints it; a value of ``None`` prints as ``–``.
+        rank: 0 always stays; where the terminal is too narrow, the highest ranks go first.
+        left: Text, aligned left; numbers are aligned right.
+    """
+
+    key: str
+    title: str
+    show: Callable[[Any], str] = str
+    rank: int = 0
+    left: bool = False
+
+
+def stderr() -> Console:
+    """The console for progress, warnings and notes."""
+    return Console(stderr=True, highlight=False)
+
+
+def error(message: str, hint: str | None = None) -> None:
+    """Print an error and its hint to stderr, one line each, never wrapped."""
+    console = stderr()
+    for line in message.splitlines() or [""]:
+        console.print("error:", line, style="bold red", markup=False, soft_wrap=True)
+    if hint:
+        console.print("hint:", hint, style="cyan", markup=False, soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """Print a remark to stderr."""
+    stderr().print(message, markup=False, soft_wrap=True)
+
+
+def emit(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column],
+    form: Format,
+    document: Any = None,
+    title: str | None = None,
+) -> None:
+    """Print a result.
+
+    Args:
+        rows: Raw values by column key.
+        columns: What the table and the CSV show, in order.
+        form: Table, JSON or CSV.
+        document: What JSON prints; default the rows as they are.
+        title: Heading of the table.
+    """
+    if form is Format.json:
+        print_json(list(rows) if document is None else document)
+    elif form is Format.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(column.key for column in columns)
+        writer.writerows([row.get(column.key) for column in columns] for row in rows)
+    else:
+        print_table(rows, columns, title)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout; not-a-number is refused rather than printed."""
+    print(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def print_table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str | None = None
+) -> None:
+    """A table that leaves out its least important columns where the terminal is narrow."""
+    console = Console(highlight=False)
+    terminal = console.is_terminal
+    if not terminal:
+        console = Console(highlight=False, width=10_000)  # a pipe has no edge
+    shown = list(columns)
+    while True:
+        table = _table(rows, shown, title)
+        if console.measure(table).minimum <= console.width or all(c.rank == 0 for c in shown):
+            break
+        shown.remove(max(reversed(shown), key=lambda column: column.rank))
+    if terminal:
+        console.print(table)
+    else:
+        with console.capture() as captured:
+            console.print(table)
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    if len(shown) < len(columns):
+        left_out = ", ".join(column.title for column in columns if column not in shown)
+        note(f"left out for the width of the terminal: {left_out} (--format csv has all)")
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str | None
+) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        justify = "left" if column.left else "right"
+        table.add_column(column.title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(
+            *(
+                "–" if row.get(column.key) is None else column.show(row[column.key])
+                for column in columns
+            )
+        )
+    return table

@@ -1,0 +1,111 @@
+"""What this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from packaging.requirements import Requirement
+
+
+class Finding(NamedTuple):
+    """One line of the examination.
+
+    Attributes:
+        what: What was looked at.
+        found: What is there.
+        state: ``ok``, ``missing`` (something will not work) or ``note``.
+        next_step: What to do about it; empty where nothing is needed.
+    """
+
+    what: str
+    found: str
+    state: Literal["ok", "missing", "note"] = "ok"
+    next_step: str = ""
+
+
+def findings() -> list[Finding]:
+    """Look at versions, processors, number formats, compilers and storage."""
+    return [*_versions(), *_devices(), *_storage()]
+
+
+def _versions() -> Iterator[Finding]:
+    own = importlib.metadata.version("sret_nas")
+    yield Finding("sret_nas", own)
+    yield Finding("python", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    for line in importlib.metadata.requires("sret_nas") or []:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(requirement.name, "–", "missing", f'pip install "{requirement}"')
+            continue
+        if requirement.specifier.contains(version, prereleases=True):
+            yield Finding(requirement.name, version)
+        else:
+            yield Finding(requirement.name, version, "missing", f'pip install "{requirement}"')
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding("torch", f"does not load: {error}", "missing", "pip install --upgrade torch")
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("cpu", f"{processor()}, {cores} cores, {torch.get_num_threads()} torch threads")
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        yield Finding("cpu bf16", f"native ({torch.backends.cpu.get_cpu_capability()})")
+    else:
+        yield Finding("cpu bf16", "emulated", "note", "training on this CPU stays in fp32")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            capability = f"compute {device.major}.{device.minor}"
+            memory = f"{device.total_memory / 2**30:.0f} GiB"
+            yield Finding(f"cuda:{index}", f"{device.name}, {memory}, {capability}")
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        yield Finding("cuda bf16", "native" if bf16 else "none", "ok" if bf16 else "note")
+    else:
+        built = torch.version.cuda
+        yield Finding(
+            "cuda",
+            f"no device (torch built for CUDA {built})" if built else "torch built without CUDA",
+            "note",
+            "everything runs on the CPU; with a GPU, install its driver and a CUDA build of torch",
+        )
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler:
+        yield Finding("c++ compiler", compiler)
+    else:
+        yield Finding("c++ compiler", "–", "note", "install g++ to use --mode compile on the CPU")
+
+
+def processor() -> str:
+    """The name of the processor, as the operating system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _storage() -> Iterator[Finding]:
+    yield Finding("sqlite", sqlite3.sqlite_version)
+    here = Path.cwd()
+    free = f"{shutil.disk_usage(here).free / 2**30:.1f} GiB free"
+    if os.access(here, os.W_OK):
+        yield Finding("working directory", f"writable, {free}")
+    else:
+        yield Finding(
+            "working directory", f"read-only, {free}", "note", "search with --out DIR elsewhere"
+        )
