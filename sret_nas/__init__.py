@@ -15,6 +15,7 @@ import wrapt
 
 from sret_nas import zoo as zoo
 from sret_nas.arch import Architecture, Stage
+from sret_nas.cost import cost
 from sret_nas.errors import SretNasError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "Stage",
     "__version__",
     "convert_official_state_dict",
+    "cost",
     "create_model",
     "zoo",
 ]
