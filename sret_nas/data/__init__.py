@@ -1,0 +1,20 @@
+"""Images to train on: fixed, seeded splits, from wherever they come.
+
+Requires torch, NumPy and Pillow; torchvision and timm only for their data sets.
+"""
+
+from sret_nas.data.augment import Augment
+from sret_nas.data.dataset import DataSet, load_data
+from sret_nas.data.errors import DataError, DownloadError
+from sret_nas.data.splits import Resident, Split, Stream
+
+__all__ = [
+    "Augment",
+    "DataError",
+    "DataSet",
+    "DownloadError",
+    "Resident",
+    "Split",
+    "Stream",
+    "load_data",
+]
