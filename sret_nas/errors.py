@@ -79,6 +79,10 @@ class ArchitectureError(ConfigError):
     """An architecture that cannot be built."""
 
 
+class BudgetError(ConfigError):
+    """A budget that does not say what it bounds."""
+
+
 class InfeasibleError(SretNasError):
     """Nothing satisfies the budget."""
 
