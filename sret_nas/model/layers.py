@@ -90,7 +90,9 @@ class SlicedAttention(nn.Module):
         qkv = self.qkv(y_BNC).view(B * groups, N // groups, 3, self.heads, C // self.heads)
         q_bHSD, k_bHSD, v_bHSD = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # b = B·G
         drop = self.attn_drop if self.training else 0.0
-        if self.fused:
+        # On a CPU, SDPA's kernel for half precision is slower than two products, and its backward
+        # several times so (docs/decisions/0003).
+        if self.fused and not (q_bHSD.is_cpu and q_bHSD.dtype != torch.float32):
             y_bHSD = F.scaled_dot_product_attention(q_bHSD, k_bHSD, v_bHSD, dropout_p=drop)
         else:
             y_bHSD = attention_by_products(q_bHSD, k_bHSD, v_bHSD, drop)
