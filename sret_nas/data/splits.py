@@ -33,6 +33,10 @@ class Split(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
+    def first(self, count: int) -> Split:
+        """The same split with its first images alone, at most ``count``."""
+
+    @abstractmethod
     def to(self, device: torch.device) -> Split:
         """The same split, its images on ``device`` where they are held in memory."""
 
@@ -61,7 +65,7 @@ class Split(ABC):
             order = torch.randperm(len(self), generator=generator)
             if len(self) > size:
                 order = order[: len(self) // size * size]
-        return self._take(list(order.split(size)), device)
+        return self._take([order[i : i + size] for i in range(0, len(order), size)], device)
 
 
 class Resident(Split):
@@ -78,6 +82,10 @@ class Resident(Split):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first(self, count: int) -> Resident:
+        """A view of the first images."""
+        return Resident(self.images[:count], self.labels[:count])
 
     def to(self, device: torch.device) -> Resident:
         """Move the images."""
@@ -105,6 +113,10 @@ class Stream(Split):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def first(self, count: int) -> Stream:
+        """Fewer indices."""
+        return Stream(self.items, self.indices[:count], self.side)
 
     def to(self, device: torch.device) -> Stream:
         """Nothing to move."""
