@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
+from sret_nas.device import cores, processor
+
 
 class Finding(NamedTuple):
     """One line of the examination.
@@ -60,8 +62,7 @@ def _devices() -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding("torch", f"does not load: {error}", "missing", "pip install --upgrade torch")
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("cpu", f"{processor()}, {cores} cores, {torch.get_num_threads()} torch threads")
+    yield Finding("cpu", f"{processor()}, {cores()} cores, {torch.get_num_threads()} torch threads")
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         yield Finding("cpu bf16", f"native ({torch.backends.cpu.get_cpu_capability()})")
     else:
@@ -87,16 +88,6 @@ def _devices() -> Iterator[Finding]:
         yield Finding("c++ compiler", compiler)
     else:
         yield Finding("c++ compiler", "–", "note", "install g++ to use --mode compile on the CPU")
-
-
-def processor() -> str:
-    """The name of the processor, as the operating system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _storage() -> Iterator[Finding]:

@@ -1,0 +1,222 @@
+"""Which device, in words: its name, what it can compute in, and its fingerprint.
+
+torch is imported on first use.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from sret_nas.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+_TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a measurement depends on, beside the model.
+
+    Attributes:
+        device: ``cpu`` or ``cuda:N``.
+        name: The processor's or the GPU's name.
+        cores: Processor cores that this process may use.
+        threads: Threads of torch on the CPU.
+        torch: Version of torch.
+        driver: Version of the GPU's driver; ``None`` on a CPU or where unknown.
+        clock_mhz: Clock as found (GPU: of its SMs); ``None`` where unknown.
+        clock_max_mhz: The highest clock of it; ``None`` where unknown.
+    """
+
+    device: str
+    name: str
+    cores: int
+    threads: int
+    torch: str
+    driver: str | None = None
+    clock_mhz: int | None = None
+    clock_max_mhz: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits: the same device, software and threads.
+
+        Clocks are left out: they change from one second to the next.
+        """
+        lasting = (self.device, self.name, self.cores, self.threads, self.torch, self.driver)
+        return hashlib.sha256(repr(lasting).encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        clock = f", {self.clock_mhz} MHz" if self.clock_mhz else ""
+        driver = f", driver {self.driver}" if self.driver else ""
+        threads = f", {self.threads} of {self.cores} cores" if self.device == "cpu" else ""
+        return f"{self.name}{threads}{clock}{driver}, torch {self.torch}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, with the key."""
+        return asdict(self) | {"key": self.key}
+
+
+def resolve(device: str) -> torch.device:
+    """The device of that name.
+
+    Args:
+        device: ``cpu``, ``cuda`` (the first GPU) or ``cuda:N``.
+
+    Raises:
+        UsageError: there is no such device here; with those that are.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = ["cpu", *(f"cuda:{i}" for i in range(gpus))]
+    name = "cuda:0" if device == "cuda" else device
+    if name not in here:
+        raise UsageError(
+            f"no such device here: {device}; allowed: {', '.join(here)}",
+            None if gpus else "sret-nas doctor says what torch sees of this machine",
+        )
+    return torch.device(name)
+
+
+def torch_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The type of torch by that name, where the device has arithmetic for it.
+
+    Args:
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        device: Where it is to be used.
+
+    Raises:
+        UsageError: no such type, or the device would only emulate it.
+    """
+    import torch
+
+    if dtype not in _TORCH_NAMES:
+        raise UsageError(f"dtype: given {dtype!r}; allowed: {', '.join(DTYPES)}")
+    if not has_dtype(dtype, device):
+        native = [known for known in DTYPES if has_dtype(known, device)]
+        raise UsageError(
+            f"{device} has no {dtype} arithmetic (it would be emulated, several times slower)",
+            f"here: {', '.join(native)}",
+        )
+    found: torch.dtype = getattr(torch, _TORCH_NAMES[dtype])
+    return found
+
+
+def has_dtype(dtype: str, device: torch.device) -> bool:
+    """Whether the device computes in that type, rather than through another one."""
+    import torch
+
+    if dtype == "fp32":
+        return True
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return dtype == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return True  # nobody to ask: let torch try
+    supported: bool = getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")()
+    return supported
+
+
+def fingerprint(device: torch.device, threads: int | None = None) -> Fingerprint:
+    """Look at the device as it is now.
+
+    Args:
+        device: As ``resolve`` gives it.
+        threads: Threads of torch on the CPU; default: as set.
+    """
+    import torch
+
+    common: dict[str, Any] = {
+        "device": str(device),
+        "cores": cores(),
+        "threads": threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    if device.type == "cpu":
+        now, highest = _cpu_clock_mhz()
+        return Fingerprint(
+            name=processor(), clock_mhz=now, clock_max_mhz=highest, driver=None, **common
+        )
+    properties = torch.cuda.get_device_properties(device)
+    driver, now, highest = _nvidia_smi(f"GPU-{properties.uuid}")
+    return Fingerprint(
+        name=properties.name, driver=driver, clock_mhz=now, clock_max_mhz=highest, **common
+    )
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The name of the processor, as the operating system tells it."""
+    names = _cpuinfo("model name")
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> list[str]:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(field)]
+
+
+def _cpu_clock_mhz() -> tuple[int | None, int | None]:
+    found = [float(value) for value in _cpuinfo("cpu MHz")]
+    highest = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    return (
+        round(sum(found) / len(found)) if found else None,
+        int(highest.read_text()) // 1000 if highest.exists() else None,
+    )
+
+
+def _nvidia_smi(uuid: str) -> tuple[str | None, int | None, int | None]:
+    """Driver, SM clock now and at most in MHz; it reads and changes nothing."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None, None, None
+    query = "--query-gpu=driver_version,clocks.sm,clocks.max.sm"
+    answer = subprocess.run(  # noqa: S603 (a fixed program, fixed arguments)
+        [program, f"--id={uuid}", query, "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    rows = list(csv.reader(answer.stdout.splitlines(), skipinitialspace=True))
+    if answer.returncode or not rows or len(rows[0]) != 3:
+        return None, None, None
+    driver, now, highest = rows[0]
+    return driver, _whole(now), _whole(highest)
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for what was measured here.
+
+    ``$SRET_NAS_CACHE``, else ``sret_nas`` under ``$XDG_CACHE_HOME``, else under
+    ``~/.cache``.
+    """
+    if own := os.environ.get("SRET_NAS_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sret_nas"

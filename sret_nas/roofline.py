@@ -1,0 +1,150 @@
+"""What a device can do at best, and how much of that a measured model reaches.
+
+The rate of matrix products per dtype and the memory bandwidth are measured once
+and kept in the user's cache folder, by the device's fingerprint.
+
+Requires torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from sret_nas import files, timing
+from sret_nas.device import (
+    DTYPES,
+    Fingerprint,
+    cache_folder,
+    fingerprint,
+    has_dtype,
+    resolve,
+    torch_dtype,
+)
+from sret_nas.errors import ConfigError
+
+Rate = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The least time of a measured model, and the share of it that was reached.
+
+    Attributes:
+        macs_ms: The arithmetic at the device's rate of matrix products.
+        bytes_ms: Weights, input and output once at the bandwidth of its memory.
+            A cache that holds them can beat this.
+        share: The larger of the two over the measured median.
+    """
+
+    macs_ms: float
+    bytes_ms: float
+    share: float
+
+    @property
+    def least_ms(self) -> float:
+        """What the device needs at least."""
+        return max(self.macs_ms, self.bytes_ms)
+
+
+class Roofline(files.Record):
+    """The two ceilings of a device, as measured.
+
+    Attributes:
+        fingerprint: The device.
+        macs_per_s: Multiply-adds of large matrix products in a second, by dtype.
+        bytes_per_s: Bytes read plus bytes written by a large copy in a second.
+    """
+
+    top: ClassVar[bool] = True
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    fingerprint: Fingerprint
+    macs_per_s: dict[str, Rate]
+    bytes_per_s: Rate
+
+    def bound(self, macs: int, least_bytes: int, dtype: str, measured_ms: float) -> Bound:
+        """The least time of a measured run, and the share reached.
+
+        Args:
+            macs: Multiply-adds of the run: of one image, times the batch.
+            least_bytes: Bytes that it must move, as ``Latency`` has them.
+            dtype: ``fp32``, ``bf16`` or ``fp16``.
+            measured_ms: What it took.
+        """
+        macs_ms = macs / self.macs_per_s[dtype] * 1e3
+        bytes_ms = least_bytes / self.bytes_per_s * 1e3
+        return Bound(macs_ms, bytes_ms, max(macs_ms, bytes_ms) / measured_ms)
+
+
+def roofline(device: str = "cpu", threads: int | None = None) -> Roofline:
+    """The ceilings of a device: from the cache, else measured (seconds) and kept.
+
+    A cache file that cannot be read, or that is of another device, is measured
+    again and replaced.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: Threads of torch on the CPU; default: as set.
+
+    Raises:
+        UsageError: no such device.
+    """
+    found = resolve(device)
+    here = fingerprint(found, threads)
+    path = cache_path(here)
+    try:
+        known = files.load(Roofline, path)
+    except ConfigError:
+        pass
+    else:
+        if known.fingerprint.key == here.key:
+            return known
+    measured = measure(found, here)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, measured.model_dump_json(by_alias=True) + "\n")
+    return measured
+
+
+def cache_path(here: Fingerprint) -> Path:
+    """Where the ceilings of a device are kept."""
+    return cache_folder() / "roofline" / f"{here.key}.json"
+
+
+def measure(device: torch.device, here: Fingerprint) -> Roofline:
+    """Measure both ceilings: the best of several runs, on random data."""
+    side = 8192 if device.type == "cuda" else 1024
+    elements = (256 if device.type == "cuda" else 32) * 2**20
+    generator = torch.Generator().manual_seed(0)
+    macs_per_s = {}
+    for name in DTYPES:
+        if not has_dtype(name, device):
+            continue
+        dtype = torch_dtype(name, device)
+        a, b = (
+            torch.randn(side, side, generator=generator).to(device=device, dtype=dtype)
+            for _ in range(2)
+        )
+        product = torch.empty_like(a)
+
+        def multiply(a: torch.Tensor = a, b: torch.Tensor = b, out: torch.Tensor = product) -> None:
+            torch.mm(a, b, out=out)
+
+        macs_per_s[name] = side**3 / _best_s(multiply, device, here.threads)
+    source = torch.randn(elements, generator=generator).to(device)
+    target = torch.empty_like(source)
+    copy_s = _best_s(lambda: target.copy_(source), device, here.threads)
+    return Roofline(fingerprint=here, macs_per_s=macs_per_s, bytes_per_s=2 * source.nbytes / copy_s)
+
+
+def _best_s(call: Callable[[], object], device: torch.device, threads: int) -> float:
+    turn = (
+        timing.cuda_turn(call, device) if device.type == "cuda" else timing.cpu_turn(call, threads)
+    )
+    timing.warm_up(turn)
+    return min(run for _ in range(3) for run in turn(5))
