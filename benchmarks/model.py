@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sret_nas import Architecture, convert_official_state_dict, create_model
-from sret_nas.doctor import processor
+from sret_nas.device import processor
 
 VARIANTS = {
     "sret_t": ("SReT", "SReT_T"),
@@ -66,7 +66,9 @@ def main() -> None:
     out = options.out or Path(__file__).parent / "results" / f"model-{options.device}.json"
     out.write_text(json.dumps(document, indent=1) + "\n")
     worst = min((row for row in rows if row["bar"]), key=lambda row: row["ratio"])
-    print(f"lowest ratio against the same arithmetic: {worst['ratio']:.2f} ({worst['model']}, {worst['task']})")
+    print(
+        f"lowest ratio against the same arithmetic: {worst['ratio']:.2f} ({worst['model']}, {worst['task']})"
+    )
 
 
 def forget_moved_names() -> None:
@@ -152,7 +154,9 @@ def measure(
             False,
         )
         image = torch.randn(8, 3, 224, 224)
-        row("bf16 training step, batch 8", step(theirs, image, bf16), step(ours, image, bf16), False)
+        row(
+            "bf16 training step, batch 8", step(theirs, image, bf16), step(ours, image, bf16), False
+        )
     if options.compile:
         fixed = create_model(name, drop_path_rate=0.0)
         fixed.load_state_dict(ours.state_dict())

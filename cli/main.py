@@ -6,6 +6,8 @@ loads no torch.
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import traceback
 from typing import Annotated
@@ -25,7 +27,9 @@ app = typer.Typer(
     help="Find Pareto-optimal Sliced Recursive Transformers for a budget and a device.",
     epilog="Example: sret-nas profile sret_t sret_s",
 )
-app.command(epilog="Example: sret-nas profile sret_t sret_s --by stage")(profile.profile)
+app.command(epilog="Example: sret-nas profile sret_t sret_s deit_small_patch16_224")(
+    profile.profile
+)
 app.command(epilog="Example: sret-nas doctor --format json")(doctor.doctor)
 
 
@@ -80,4 +84,6 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the console command."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks to stderr
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     sys.exit(run(sys.argv[1:]))

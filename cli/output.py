@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
@@ -63,6 +64,17 @@ def error(message: str, hint: str | None = None) -> None:
 def note(message: str) -> None:
     """Print a remark to stderr."""
     stderr().print(message, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """Progress of long work on stderr: one line that changes, on a terminal only."""
+    console = stderr()
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("") as shown:
+        yield lambda text: shown.update(text)
 
 
 def emit(

@@ -2,16 +2,243 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import Column, Format, FormatOption, JsonOption, emit
+from sret_nas import zoo
+from sret_nas.errors import SretNasError, UsageError
+from sret_nas.units import format_count
+
+from .output import Column, Format, FormatOption, JsonOption, emit, error, note, print_table, status
+
+if TYPE_CHECKING:
+    from sret_nas.profile import Profile
+
+
+class By(StrEnum):
+    """What a breakdown goes by."""
+
+    stage = "stage"
+    layer = "layer"
+
+
+def _presets(incomplete: str) -> list[str]:
+    return [name for name in zoo.PRESETS if name.startswith(incomplete)]
 
 
 def profile(
-    archs: Annotated[list[str], typer.Argument(metavar="ARCH...", help="Preset or file.")],
+    archs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARCH...",
+            help="Preset, YAML or JSON file, or any timm model.",
+            autocompletion=_presets,
+        ),
+    ],
+    by: Annotated[By | None, typer.Option("--by", help="Break the cost down.")] = None,
+    counters: Annotated[
+        bool, typer.Option("--counters", help="What every counter says, side by side.")
+    ] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Measure the latency here.")
+    ] = True,
+    batch: Annotated[str, typer.Option(help="Batch sizes, e.g. 1,8,64.")] = "1",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    mode: Annotated[str, typer.Option(help="eager, compile or graph.")] = "eager",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU.")] = None,
     form: FormatOption = Format.table,
     as_json: JsonOption = False,
 ) -> None:
-    """What one or several architectures cost."""
+    """What architectures cost: parameters, MACs, memory, latency; side by side.
+
+    1 MAC is one multiply-add, what the vision literature calls a FLOP.
+    """
+    from sret_nas.profile import Measurement
+    from sret_nas.profile import profile as run
+
+    form = Format.json if as_json else form
+    measurement = Measurement(_batches(batch), dtype, device, mode, threads) if latency else None
+    with status() as progress:
+        profiles = run(
+            list(dict.fromkeys(archs)),
+            counters=counters,
+            measurement=measurement,
+            progress=progress,
+        )
+    if form is Format.json:
+        documents = [one.to_dict(by is By.layer) for one in profiles]
+        emit([], [], form, documents[0] if len(documents) == 1 else documents)
+    elif by is not None and form is Format.csv:
+        emit(_parts(profiles, by), _part_columns(by), form)
+    elif counters and form is Format.csv:
+        emit(_counts(profiles), COUNTER_COLUMNS, form)
+    else:
+        emit(_rows(profiles), COLUMNS, form)
+    if form is Format.table:
+        _details(profiles, by, counters)
+    _failures(profiles)
+
+
+def _batches(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--batch: given '{text}'; allowed: whole numbers with commas", "e.g. --batch 1,8,64"
+        ) from None
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+
+
+COLUMNS = [
+    Column("name", "architecture", left=True),
+    Column("params", "params", format_count),
+    Column("macs", "MACs", format_count),
+    Column("depth", "depth", rank=1),
+    Column("activations", "activations", format_count, rank=5),
+    Column("peak_bytes", "memory B", format_count, rank=3),
+    Column("batch", "batch", rank=2),
+    Column("latency_ms", "ms", _milliseconds),
+    Column("p95_ms", "p95 ms", _milliseconds, rank=6),
+    Column("images_per_s", "images/s", lambda v: f"{v:,.0f}", rank=4),
+    Column("least_ms", "least ms", _milliseconds, rank=7),
+    Column("share", "reached", _percent, rank=8),
+    Column("id", "id", rank=9, left=True),
+]
+
+
+def _rows(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
+    rows = []
+    for one in profiles:
+        base = {
+            "name": one.name,
+            "id": one.arch and one.arch.id,
+            "params": one.params,
+            "macs": one.macs,
+            "depth": one.cost and one.cost.depth,
+            "activations": one.cost and one.cost.activations,
+            "peak_bytes": one.cost and one.cost.peak_bytes,
+        }
+        for measured in one.measured:
+            bound, found = measured.bound, measured.latency
+            rows.append(
+                base
+                | {
+                    "batch": found.batch,
+                    "peak_bytes": found.peak_bytes,
+                    "latency_ms": found.median_ms,
+                    "p95_ms": found.p95_ms,
+                    "images_per_s": found.images_per_s,
+                    "least_ms": bound and bound.least_ms,
+                    "share": bound and bound.share,
+                }
+            )
+        if not one.measured:
+            rows.append(base)
+    return rows
+
+
+def _part_columns(by: By) -> list[Column]:
+    shares = [
+        Column("params_share", "of params", _percent, rank=1),
+        Column("macs_share", "of MACs", _percent, rank=1),
+        Column("time_share", "of time", _percent, rank=1),
+    ]
+    return [
+        Column("name", "architecture", rank=4, left=True),
+        Column("stage", "stage", left=True),
+        *([Column("layer", "layer", left=True)] if by is By.layer else []),
+        *([Column("depth", "depth", rank=2)] if by is By.stage else []),
+        *([Column("units", "unique"), Column("uses", "uses")] if by is By.layer else []),
+        Column("params", "params", format_count),
+        *shares[:1],
+        Column("macs", "MACs", format_count),
+        *shares[1 : 3 if by is By.stage else 2],
+        Column("activations", "activations", format_count, rank=3),
+    ]
+
+
+def _parts(profiles: Sequence[Profile], by: By) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for one in profiles:
+        data = one.to_dict(by_layer=True)
+        for row in data[f"by_{by}"] or []:
+            shares = {
+                "params_share": row["params"] / one.params,
+                "macs_share": row["macs"] / one.macs if one.macs else None,
+            }
+            rows.append({"name": one.name} | shares | row)
+    return rows
+
+
+COUNTER_COLUMNS = [
+    Column("name", "architecture", rank=1, left=True),
+    Column("counter", "counter", left=True),
+    Column("value", "number", lambda value: f"{value:,}"),
+    Column("unit", "unit", left=True),
+    Column("note", "note", left=True),
+    Column("convention", "convention", rank=2, left=True),
+]
+
+
+def _counts(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for one in profiles:
+        if one.cost:
+            about = {"unit": "MACs", "convention": "by formula", "note": "what budgets count"}
+            rows.append({"name": one.name, "counter": "sret_nas", "value": one.macs} | about)
+        for name, count in one.counters.items():
+            data = count.to_dict()
+            rows.append({"name": one.name, "counter": name, "value": count.value} | data)
+    return rows
+
+
+def _details(profiles: Sequence[Profile], by: By | None, counters: bool) -> None:
+    by = by or (By.stage if len(profiles) == 1 and profiles[0].cost else None)
+    if by is not None:
+        for one in profiles:
+            parts = [row | {"stage": f"├ {row['stage']}"} for row in _parts([one], by)]
+            if parts:
+                parts[-1]["stage"] = parts[-1]["stage"].replace("├", "└")
+                print()
+                print_table(parts, _part_columns(by)[1:], title=one.name)
+    if counters:
+        for one in profiles:
+            print(f"\n{one.name}: 1 MAC = 1 multiply-add = 2 FLOPs of the counters that say FLOPs")
+            for row in _counts([one]):
+                value = "–" if row["value"] is None else f"{row['value']:,} {row['unit']}"
+                print(f"  {row['counter']:16} {value:>22}  {row['convention']}")
+                print(f"  {'':16} {'':>22}  {row['note']}")
+    fingerprints = [m.latency for one in profiles for m in one.measured]
+    if fingerprints:
+        first = fingerprints[0]
+        print(f"\n{first.dtype}, {first.mode}, on {first.fingerprint}")
+        print("least: what the arithmetic and the bytes need at this device's measured rates")
+
+
+def _failures(profiles: Sequence[Profile]) -> None:
+    """Say what could not be measured, once everything else is printed."""
+    worst: SretNasError | None = None
+    told: set[str] = set()
+    for one in profiles:
+        for measured in one.measured:
+            if measured.latency.note:
+                note(f"note: {one.name}: {measured.latency.note}")
+        for failure in one.failures:
+            if worst is None or failure.exit_code > worst.exit_code:
+                worst = failure
+            if str(failure) not in told:
+                told.add(str(failure))
+                error(str(failure), failure.hint)
+    if worst is not None:
+        raise typer.Exit(worst.exit_code)

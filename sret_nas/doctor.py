@@ -13,8 +13,6 @@ from typing import Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
-from sret_nas.device import cores, processor
-
 
 class Finding(NamedTuple):
     """One line of the examination.
@@ -62,6 +60,8 @@ def _devices() -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding("torch", f"does not load: {error}", "missing", "pip install --upgrade torch")
         return
+    from sret_nas.device import cores, processor
+
     yield Finding("cpu", f"{processor()}, {cores()} cores, {torch.get_num_threads()} torch threads")
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         yield Finding("cpu bf16", f"native ({torch.backends.cpu.get_cpu_capability()})")

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-
 from sret_nas.cli.main import run
 
 HERE = Path(__file__).parent

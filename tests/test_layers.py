@@ -24,6 +24,8 @@ LAYERS = [  # each may import only from those before it
     "timing",
     "roofline",
     "latency",
+    "breakdown",
+    "profile",
     "space",
     "predict",
     "data",
@@ -87,7 +89,9 @@ def test_the_command_line_imports_its_siblings_relatively(path: Path) -> None:
 
 
 def test_every_package_is_installed() -> None:
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    listed = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    )
     here = {
         ".".join(("sret_nas", *path.parent.relative_to(PACKAGE).parts))
         for path in PACKAGE.rglob("__init__.py")

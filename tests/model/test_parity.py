@@ -100,7 +100,7 @@ def plain(model: SReT, x: Tensor) -> Tensor:
         return join(name, y, linear(f"{name}.fc2", hidden))
 
     def attend(name: str, y: Tensor, heads: int, groups: int, order: Tensor | None) -> Tensor:
-        B, N, C = y.shape
+        _, N, C = y.shape
         z = norm(f"{name}.norm", y)
         z = z if order is None else z[:, order]
         out = torch.empty_like(z)
@@ -129,7 +129,7 @@ def plain(model: SReT, x: Tensor) -> Tensor:
         if i:
             pool = f"pools.{i - 1}"
             x = F.conv2d(x, w[f"{pool}.weight"], w[f"{pool}.bias"], 2, 1, groups=x.shape[1])
-        B, C, H, W = x.shape
+        _, C, H, W = x.shape
         y = x.flatten(2).mT
         loops = [(b, r) for b in range(stage.blocks) for r in range(stage.recursions)]
         if stage.order == "cyclic":
@@ -145,7 +145,7 @@ def plain(model: SReT, x: Tensor) -> Tensor:
             y = mlp(f"stages.{i}.mlp.{own_mlp}", y)
             if stage.nll_ratio:
                 y = mlp(f"stages.{i}.nll.{t}", y)
-        x = y.mT.reshape(B, C, H, W)
+        x = y.mT.reshape(-1, C, H, W)
     pooled = norm("norm", x.mean(dim=(2, 3)))
     return linear("head", pooled) if arch.num_classes else pooled
 

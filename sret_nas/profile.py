@@ -1,0 +1,265 @@
+"""What one model costs, from formula, counters and clock together.
+
+An architecture is costed by formula; any other timm model by torch's counter.
+
+Requires torch only where something is counted or measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sret_nas.arch import Architecture
+from sret_nas.cost import Cost, cost
+from sret_nas.errors import ArchitectureError, SretNasError, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sret_nas.counters import Count
+    from sret_nas.latency import Latency
+    from sret_nas.roofline import Bound
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One batch size of one model on a device.
+
+    Attributes:
+        latency: Time and memory.
+        bound: The least time the device needs; ``None`` where MACs are unknown.
+    """
+
+    latency: Latency
+    bound: Bound | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The measurement with its bound, for JSON."""
+        bound = None
+        if self.bound:
+            bound = asdict(self.bound) | {"least_ms": self.bound.least_ms}
+        return self.latency.to_dict() | {"roofline": bound}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything known of one model; what does not apply is ``None``.
+
+    Attributes:
+        name: As it was asked for.
+        arch: The architecture; ``None`` for a timm model.
+        params: Unique parameters.
+        macs: Multiply-adds of one image.
+        cost: The analytic cost; ``None`` for a timm model.
+        counters: What other counters say, by name.
+        measured: One entry a batch size that was measured.
+        failures: What could not be measured, and why.
+        time_share: Share of the run time by stage; empty where not measured.
+    """
+
+    name: str
+    arch: Architecture | None
+    params: int
+    macs: int | None
+    cost: Cost | None
+    counters: Mapping[str, Count] = field(default_factory=dict)
+    measured: Sequence[Measured] = ()
+    failures: Sequence[SretNasError] = ()
+    time_share: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self, by_layer: bool = False) -> dict[str, Any]:
+        """Plain data for JSON.
+
+        Args:
+            by_layer: With the rows by layer.
+        """
+        measured = [one.to_dict() for one in self.measured]
+        data: dict[str, Any] = {
+            "schema": 1,
+            "name": self.name,
+            "id": self.arch and self.arch.id,
+            "params": self.params,
+            "macs": self.macs,
+            "depth": self.cost and self.cost.depth,
+            "activations": self.cost and self.cost.activations,
+            "weight_bytes": self.cost and self.cost.weight_bytes,
+            "peak_bytes": self.cost and self.cost.peak_bytes,
+            "by_stage": self.by_stage(),
+        }
+        if by_layer:
+            data["by_layer"] = [asdict(row) for row in self.cost.by_layer] if self.cost else None
+        if self.counters:
+            data["counters"] = {name: count.to_dict() for name, count in self.counters.items()}
+        data["latency"] = measured[0] if measured else None
+        data["latencies"] = measured
+        data["failures"] = [str(failure) for failure in self.failures]
+        data["architecture"] = self.arch and self.arch.to_dict()
+        return data
+
+    def by_stage(self) -> list[dict[str, Any]] | None:
+        """Rows by stage with their shares of parameters, MACs and time."""
+        if self.cost is None:
+            return None
+        return [
+            asdict(row)
+            | {
+                "params_share": row.params / self.params,
+                "macs_share": row.macs / self.cost.macs,
+                "time_share": self.time_share.get(row.stage),
+            }
+            for row in self.cost.by_stage
+        ]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How to measure; fields as in ``latency.measure``."""
+
+    batches: Sequence[int] = (1,)
+    dtype: str = "fp32"
+    device: str = "cpu"
+    mode: str = "eager"
+    threads: int | None = None
+    seconds: float = 6.0
+
+
+def profile(
+    names: Sequence[str],
+    *,
+    counters: bool = False,
+    measurement: Measurement | None = None,
+    resolve: Callable[[str], Architecture] = Architecture.load,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Profile]:
+    """Profile architectures and timm models; measurements are interleaved.
+
+    Args:
+        names: Presets, files or names of timm models.
+        counters: Ask the other counters as well.
+        measurement: What to measure; ``None`` measures nothing.
+        resolve: From a name to an architecture.
+        progress: Told a line for every step that takes long.
+
+    Raises:
+        ArchitectureError: a name is neither an architecture nor a timm model, or
+            its file is wrong.
+    """
+    found: dict[str, Architecture | nn.Module] = {}
+    for name in names:
+        found[name] = _find(name, resolve)
+    costs = {name: cost(one) for name, one in found.items() if isinstance(one, Architecture)}
+    counts: dict[str, Mapping[str, Count]] = {name: {} for name in found}
+    for name, one in found.items():
+        wanted = None if counters else [] if isinstance(one, Architecture) else ["torch"]
+        if wanted != []:
+            from sret_nas.counters import count
+
+            progress(f"counting {name}")
+            counts[name] = count(one, wanted)
+    macs = {
+        name: costs[name].macs if name in costs else _macs(counts[name].get("torch"))
+        for name in found
+    }
+    measured, failures, shares = _measure(found, macs, measurement, progress)
+    profiles = []
+    for name, one in found.items():
+        is_arch = isinstance(one, Architecture)
+        profiles.append(
+            Profile(
+                name=name,
+                arch=one if isinstance(one, Architecture) else None,
+                params=costs[name].params if isinstance(one, Architecture) else _params(one),
+                macs=macs[name],
+                cost=costs.get(name),
+                counters=counts[name] if counters or not is_arch else {},
+                measured=measured.get(name, []),
+                failures=failures.get(name, []),
+                time_share=shares.get(name, {}),
+            )
+        )
+    return profiles
+
+
+def _find(name: str, resolve: Callable[[str], Architecture]) -> Architecture | nn.Module:
+    try:
+        return resolve(name)
+    except ArchitectureError as error:
+        if not _plausible(name):
+            raise
+        import timm
+
+        if not timm.is_model(name):
+            raise ArchitectureError(f"{error}; nor is it a timm model", error.hint) from error
+        model: nn.Module = timm.create_model(name, pretrained=False)
+        return model.eval()
+
+
+def _plausible(name: str) -> bool:
+    """Whether a name could be timm's, before timm is imported to look."""
+    return name.replace("_", "").replace(".", "").isalnum() and not name.endswith(
+        (".yaml", ".yml", ".json")
+    )
+
+
+def _params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _macs(count: Count | None) -> int | None:
+    return None if count is None or count.value is None else count.value // 2
+
+
+def _measure(
+    found: Mapping[str, Architecture | nn.Module],
+    macs: Mapping[str, int | None],
+    how: Measurement | None,
+    progress: Callable[[str], None],
+) -> tuple[dict[str, list[Measured]], dict[str, list[SretNasError]], dict[str, dict[str, float]]]:
+    measured: dict[str, list[Measured]] = {}
+    failures: dict[str, list[SretNasError]] = {}
+    shares: dict[str, dict[str, float]] = {}
+    if how is None:
+        return measured, failures, shares
+    for batch in how.batches:
+        if batch < 1:
+            raise UsageError(f"batch: given {batch}; allowed: at least 1")
+    from sret_nas.breakdown import time_by_stage
+    from sret_nas.latency import Latency, measure
+    from sret_nas.roofline import roofline
+
+    results = measure(
+        found,
+        batches=how.batches,
+        dtype=how.dtype,
+        device=how.device,
+        mode=how.mode,
+        threads=how.threads,
+        seconds=how.seconds,
+        progress=progress,
+    )
+    ceilings = None
+    if any(isinstance(result, Latency) for result in results.values()):
+        progress("measuring what the device can do at best (once)")
+        ceilings = roofline(how.device, how.threads)
+    for (name, _), result in results.items():
+        if isinstance(result, Latency):
+            count = macs[name]
+            bound = None
+            if ceilings and count:
+                bound = ceilings.bound(
+                    count * result.batch, result.least_bytes, result.dtype, result.median_ms
+                )
+            measured.setdefault(name, []).append(Measured(result, bound))
+        else:
+            failures.setdefault(name, []).append(result)
+    for name in measured:
+        arch = found[name]
+        if isinstance(arch, Architecture):
+            progress(f"timing the stages of {name}")
+            first = measured[name][0].latency
+            shares[name] = time_by_stage(
+                arch, first.batch, how.dtype, how.device, threads=how.threads
+            )
+    return measured, failures, shares
