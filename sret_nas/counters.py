@@ -17,7 +17,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -159,7 +159,7 @@ def count(
                 result = Count(
                     name, None, "MACs", "", "", failure=lines[0] if lines else repr(error)
                 )
-        found[name] = Count(**{**vars(result), "analytic": analytic})
+        found[name] = replace(result, analytic=analytic)
     return found
 
 
@@ -298,10 +298,8 @@ _FVCORE_PRODUCTS = {"addmm", "bmm", "conv", "einsum", "matmul", "mm", "linear"} 
 
 def _fvcore(subject: _Subject) -> Count:
     with warnings.catch_warnings():
-        # fvcore decorates functions with torch.jit.script at import.
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.jit")
-        warnings.filterwarnings("ignore", message=".*torch.jit.*")
+        # fvcore decorates functions with torch.jit.script, and traces.
+        warnings.filterwarnings("ignore", message="`torch.jit")
         from fvcore.nn import FlopCountAnalysis
 
         analysis = FlopCountAnalysis(subject.model, (subject.image,))

@@ -87,10 +87,15 @@ def training_bytes(
     for stage, weights in zip(shape.stages, parts[1:-1], strict=True):
         grid = stage.tokens * stage.dim
         gradients = gradients - weights
-        kept = grid if checkpointing else _application_saved(stage, scaled)
-        others = (stage.depth - 1) * kept + (0 if checkpointing else stage.permuted * grid)
-        # The backward pass enters the stage: all applications are there, none of its gradients.
         now = _application_backward(stage, scaled)
+        # A permutation back before the output projection is one more tensor that autograd keeps.
+        if checkpointing:
+            kept, others = grid, (stage.depth - 1) * grid
+            now = now + (stage.permuted > 0) * grid
+        else:
+            kept = _application_saved(stage, scaled)
+            others = (stage.depth - 1) * kept + stage.permuted * grid
+        # The backward pass enters the stage: all applications are there, none of its gradients.
         moments.append(gradients + batch * (saved + others + now))
         # It leaves the stage: one application is left, and all gradients are there.
         moments.append(gradients + weights + batch * (saved + now))

@@ -1,0 +1,278 @@
+"""The cost model against built modules, independent counters, hand sums and the allocator."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import random
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+import sret_nas
+from sret_nas import Architecture, zoo
+from sret_nas.arch import divisors
+from sret_nas.cost import (
+    Shape,
+    activations,
+    macs,
+    params,
+    peak_bytes,
+    shape,
+    stack,
+    table,
+    training_bytes,
+    weight_bytes,
+)
+from sret_nas.cost.shapes import StageShape
+from sret_nas.errors import UsageError
+
+QUANTITIES = [params, macs, activations, weight_bytes, peak_bytes, training_bytes]
+
+
+def random_architecture(seed: int) -> Architecture:
+    """Anything an architecture file can say, small enough to build at once."""
+    rng = random.Random(seed)
+    stem_stride = rng.choice([1, 2, 4, 8])
+    image_size = rng.randint(stem_stride, 12 * stem_stride if stem_stride > 1 else 16)
+    side = -(-image_size // stem_stride)
+    stages: list[dict[str, Any]] = []
+    dim = rng.randint(2, 8)
+    while True:
+        heads = rng.choice([h for h in divisors(dim) if h <= 8])
+        recursions = rng.randint(1, 3)
+        stages.append(
+            {
+                "heads": heads,
+                "head_dim": dim // heads,
+                "blocks": rng.randint(1, 2),
+                "recursions": recursions,
+                "order": rng.choice(["adjacent", "cyclic"]),
+                "share": rng.choice(["all", "attention", "mlp", "none"]),
+                "groups": [rng.choice(divisors(side * side)) for _ in range(recursions)],
+                "mlp_ratio": rng.uniform(0.5, 4.0),
+                "nll_ratio": rng.choice([0.0, rng.uniform(0.5, 2.0)]),
+            }
+        )
+        if side < 2 or len(stages) == 8 or rng.random() < 0.4:
+            break
+        side, dim = -(-side // 2), dim * rng.choice([1, 1, 2, 3]) if dim < 40 else dim
+    return Architecture.load(
+        {
+            "image_size": image_size,
+            "in_chans": rng.randint(1, 5),
+            "num_classes": rng.choice([0, rng.randint(1, 9)]),
+            "stem_stride": stem_stride,
+            "residual_scale": rng.random() < 0.5,
+            "permute": rng.choice(["fixed", "random", "none"]),
+            "stages": stages,
+        }
+    )
+
+
+def reference(arch: Architecture) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The module on the reference path, and an image."""
+    model = sret_nas.create_model(arch, fused_attn=False).eval()
+    return model, torch.zeros(1, arch.in_chans, arch.image_size, arch.image_size)
+
+
+def fvcore_activations(model: torch.nn.Module, image: torch.Tensor) -> int:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit")
+        from fvcore.nn import ActivationCountAnalysis
+
+        analysis = ActivationCountAnalysis(model, (image,))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        return int(analysis.tracer_warnings("none").total())
+
+
+@pytest.mark.parametrize("chunk", range(10))
+def test_exact_on_random_architectures(chunk: int) -> None:
+    for seed in range(chunk * 30, chunk * 30 + 30):
+        arch = random_architecture(seed)
+        model, image = reference(arch)
+        cost = sret_nas.cost(arch)
+        assert cost.params == sum(p.numel() for p in model.parameters()), seed
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(image)
+        assert 2 * cost.macs == counter.get_total_flops(), seed
+        with torch.no_grad():
+            assert cost.activations == fvcore_activations(model, image), seed
+
+
+@pytest.mark.parametrize(
+    ("name", "expected_params", "expected_macs"),
+    [
+        ("sret_t", 4_755_979, 1_112_444_672),
+        ("sret_t_wo_slice", 4_755_979, 1_365_682_944),
+        ("sret_lt", 4_988_024, 1_164_477_184),
+        ("sret_lt_wo_slice", 4_988_024, 1_417_715_456),
+        ("sret_lt_16_14", 4_988_024, 1_224_537_856),
+        ("sret_s", 20_899_692, 4_172_819_112),
+        ("sret_s_wo_slice", 20_899_692, 4_671_381_960),
+    ],
+)
+def test_published(name: str, expected_params: int, expected_macs: int) -> None:
+    cost = sret_nas.cost(Architecture.load(name))
+    assert (cost.params, cost.macs, cost.depth) == (expected_params, expected_macs, 20)
+    assert cost.weight_bytes == 4 * expected_params
+
+
+def test_published_at_larger_images() -> None:
+    # The README of the published code: 18.44G at 384 px, 42.67G at 512 px.
+    assert round(sret_nas.cost(Architecture.load("sret_s_wo_slice_384")).macs / 1e7) == 1844
+    assert round(sret_nas.cost(Architecture.load("sret_s_wo_slice_512")).macs / 1e7) == 4267
+
+
+def test_by_hand() -> None:
+    # 4×4 px, stem without stride: 16 tokens of 2 channels; 2 heads, hidden 6, no NLL, 4 slices.
+    stage = {"heads": 2, "head_dim": 1, "mlp_ratio": 3.0, "nll_ratio": 0.0, "groups": [4]}
+    cost = sret_nas.cost(
+        Architecture.load({"image_size": 4, "num_classes": 5, "stem_stride": 1, "stages": [stage]})
+    )
+    stem = 16 * 9 * (3 * 1 + 1 * 2 + 2 * 2)
+    attention = 16 * (4 * 2 * 2) + 2 * (16 * 16 // 4) * 2
+    mlp = 16 * 2 * 2 * 6
+    assert cost.macs == stem + attention + mlp + 2 * 5
+    assert [row.macs for row in cost.by_stage] == [stem, attention + mlp, 10]
+    assert cost.activations == (16 * (1 + 2 + 2) + 16 * (3 * 2 + 2 + 2) + 2 * 64 + 16 * (6 + 2) + 5)
+    scalars, norms = 4, 2 * 2 * 2
+    weights = (2 * 6 + 6) + (2 * 2 + 2) + (2 * 6 + 6) + (6 * 2 + 2)
+    position, head = 16 * 2, 2 * 2 + (2 * 5 + 5)
+    convolutions = (27 * 1 + 1) + (9 * 1 * 2 + 2) + (9 * 2 * 2 + 2) + 2 * (1 + 2 + 2)
+    assert cost.params == convolutions + position + weights + norms + scalars + head
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_breakdowns_add_up(seed: int) -> None:
+    cost = sret_nas.cost(random_architecture(seed))
+    for name in ("params", "macs", "activations"):
+        total = getattr(cost, name)
+        assert type(total) is int
+        assert sum(getattr(row, name) for row in cost.by_stage) == total
+        assert sum(getattr(row, name) for row in cost.by_layer) == total
+    assert sum(row.depth for row in cost.by_stage) == cost.depth
+    assert [row.stage for row in cost.by_stage] == list(
+        dict.fromkeys(row.stage for row in cost.by_layer)
+    )
+
+
+def test_table_equals_one_by_one() -> None:
+    archs = [random_architecture(seed) for seed in range(200)] + list(zoo.PUBLISHED.values())
+    assert len({len(arch.stages) for arch in archs}) > 3  # stages that only some rows have
+    for columns in (stack(archs), stack(archs).narrow()):
+        for quantity in QUANTITIES:
+            expected = [quantity(shape(arch)) for arch in archs]
+            assert all(type(x) is int for x in expected)
+            np.testing.assert_array_equal(quantity(columns), expected)
+    results = table(stack(archs).narrow(), ("macs", "peak_bytes", "depth"))
+    np.testing.assert_array_equal(results["macs"], [sret_nas.cost(arch).macs for arch in archs])
+    assert results["depth"].dtype == np.int64
+
+
+def test_table_takes_what_all_rows_share_as_a_number() -> None:
+    arch = zoo.PUBLISHED["sret_t"]
+    base = shape(arch)
+    groups = np.array([1, 2, 4, 7])
+    first = dataclasses.replace(base.stages[0], attention_pairs=4 * 784 * (784 // groups))
+    results = table(dataclasses.replace(base, stages=(first, *base.stages[1:])))
+    for i, g in enumerate(groups.tolist()):
+        data = arch.to_dict()
+        data["stages"][0]["groups"] = [g, g]
+        assert results["macs"][i] == sret_nas.cost(Architecture.load(data)).macs
+    assert set(results["params"]) == {4_755_979}
+
+
+def test_table_is_fast_and_small() -> None:
+    rows = 200_000
+    columns = stack(list(zoo.PUBLISHED.values())).map(lambda x: np.resize(x, rows)).narrow()
+    results = table(columns)
+    held = sum(x.nbytes for x in columns.columns()) + sum(x.nbytes for x in results.values())
+    assert held / rows <= 200
+    best = min(_seconds(columns) for _ in range(5))
+    assert rows / best >= 1_000_000
+
+
+def _seconds(columns: Shape) -> float:
+    start = time.process_time()
+    table(columns)
+    return time.process_time() - start
+
+
+def test_table_over_many_blocks_and_none() -> None:
+    archs = list(zoo.PUBLISHED.values())
+    columns = stack(archs).map(lambda x: np.resize(x, 20_001))
+    expected = np.resize([sret_nas.cost(arch).macs for arch in archs], 20_001)
+    np.testing.assert_array_equal(table(columns, ["macs"])["macs"], expected)
+    assert table(columns.rows(slice(0, 0)))["macs"].shape == (0,)
+
+
+def test_table_refuses() -> None:
+    with pytest.raises(UsageError, match="allowed: one length"):
+        table(shape(zoo.PUBLISHED["sret_t"]))
+    columns = stack([zoo.PUBLISHED["sret_t"]])
+    with pytest.raises(UsageError, match="unknown quantity 'flops'; allowed: macs, params"):
+        table(columns, ["flops"])
+    huge = StageShape(*(np.array([10**6]) for _ in dataclasses.fields(StageShape)))
+    with pytest.raises(UsageError, match="macs could pass 64 bits"):
+        table(dataclasses.replace(columns, stages=(huge,)))
+
+
+def test_one_architecture_has_no_limit() -> None:
+    stage = {"heads": 256, "head_dim": 64, "blocks": 1000, "recursions": 10, "mlp_ratio": 64.0}
+    arch = Architecture.load({"image_size": 4096, "stem_stride": 1, "stages": [stage]})
+    assert sret_nas.cost(arch).macs > 2**63
+
+
+def test_cost_is_a_value_and_free_of_torch() -> None:
+    cost = sret_nas.cost(zoo.PUBLISHED["sret_t"])
+    assert cost == sret_nas.cost(zoo.PUBLISHED["sret_t"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cost.shape = None  # type: ignore[misc, assignment]
+    code = "import sys, sret_nas; sret_nas.cost(sret_nas.zoo.PUBLISHED['sret_t']).macs"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_memory_follows_batch_and_dtype() -> None:
+    cost = sret_nas.cost(zoo.PUBLISHED["sret_t"])
+    assert cost.peak_bytes == cost.inference_bytes(batch=1, dtype_bytes=4)
+    image = cost.inference_bytes(2) - cost.inference_bytes(1)
+    assert cost.inference_bytes(5) == cost.weight_bytes + 5 * image
+    assert 2 * cost.inference_bytes(3, dtype_bytes=2) == cost.inference_bytes(3)
+    assert cost.training_bytes(8, checkpointing=True) < cost.training_bytes(8)
+    assert cost.training_bytes(optimizer_states=2) - cost.training_bytes(optimizer_states=1) == (
+        cost.weight_bytes
+    )
+
+
+@pytest.fixture(scope="module")
+def memory_benchmark() -> ModuleType:
+    """``benchmarks/memory.py``, which measures what the allocator does."""
+    path = Path(__file__).parent.parent / "benchmarks" / "memory.py"
+    spec = importlib.util.spec_from_file_location("memory_benchmark", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", ["sret_t", "sret_lt_wo_slice"])
+def test_memory_within_a_tenth_of_the_allocator(
+    name: str, batch: int, memory_benchmark: ModuleType
+) -> None:
+    measured = memory_benchmark.measure(zoo.PUBLISHED[name], batch)
+    for kind, row in measured.items():
+        assert abs(row["error"]) <= 0.10, (kind, row)
