@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -299,8 +300,15 @@ def _nbytes(value: Any) -> int:
 def _allocated_peak(model: nn.Module, x: Tensor) -> int:
     """The most bytes that one run holds of torch's CPU allocator at once."""
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        model(x)
+    quiet = "KINETO_LOG_LEVEL" not in os.environ
+    if quiet:  # its C++ part would print notes to stderr; it reads this once
+        os.environ["KINETO_LOG_LEVEL"] = "99"
+    try:
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+            model(x)
+    finally:
+        if quiet:
+            del os.environ["KINETO_LOG_LEVEL"]
     assert profile.profiler is not None
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
