@@ -20,16 +20,19 @@ from sret_nas.errors import SretNasError
 
 if TYPE_CHECKING:
     from sret_nas.model import convert_official_state_dict, create_model
+    from sret_nas.space import SearchSpace
 
 __version__ = version("sret_nas")
 
 _LAZY = {
+    "SearchSpace": "sret_nas.space",
     "create_model": "sret_nas.model",
     "convert_official_state_dict": "sret_nas.model",
 }
 
 __all__ = [
     "Architecture",
+    "SearchSpace",
     "SretNasError",
     "Stage",
     "__version__",

@@ -1,0 +1,26 @@
+"""Search spaces: a file of choices, and budgets that hold.
+
+Free of torch, but for bounds on latency.
+"""
+
+from sret_nas.space.budget import Bound, BudgetInfeasible, Extreme
+from sret_nas.space.bundled import bundled
+from sret_nas.space.dimensions import Dimension
+from sret_nas.space.latency import Clock, Timing, clock
+from sret_nas.space.size import Count
+from sret_nas.space.space import Encoding, SearchSpace, store
+
+__all__ = [
+    "Bound",
+    "BudgetInfeasible",
+    "Clock",
+    "Count",
+    "Dimension",
+    "Encoding",
+    "Extreme",
+    "SearchSpace",
+    "Timing",
+    "bundled",
+    "clock",
+    "store",
+]

@@ -1,0 +1,142 @@
+"""Choices that cannot hold together, found when the file of a space is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sret_nas.arch import MAX_APPLICATIONS, MAX_DIM, Architecture, Stage, divisors
+from sret_nas.cost import QUANTITIES, Shape, StageShape
+from sret_nas.errors import ArchitectureError, ConfigError, Problem
+from sret_nas.space.dimensions import Dimension, StageDimensions
+from sret_nas.space.widths import Widths
+
+MAX_COORDINATES = 512
+
+
+def impossible(top: dict[str, Dimension], stages: list[StageDimensions]) -> Iterator[Problem]:
+    """Choices that cannot hold together, or that no architecture could have."""
+    coordinates = {d.name for d in (*top.values(), *(d for s in stages for d in s))}
+    if len(coordinates) > MAX_COORDINATES:
+        yield Problem(
+            ("stages",),
+            f"more than {MAX_COORDINATES} fields; allowed: fewer, e.g. groups by all_loops",
+        )
+        return
+    tokens: set[tuple[int, ...]] = set()
+    for image_size in top["image_size"].choices:
+        for stem_stride in top["stem_stride"].choices:
+            try:
+                tokens.add(grids(image_size, stem_stride, len(stages)).tokens)
+            except ArchitectureError as error:
+                yield Problem(
+                    top["image_size"].path,
+                    f"{image_size} px with stem_stride {stem_stride} and {len(stages)} stages: "
+                    f"{error.problems[0].message}",
+                )
+    if not tokens:
+        return
+    for i, stage in enumerate(stages):
+        yield from _in_stage(i, stage, sorted({each[i] for each in tokens}))
+    yield from _too_costly(top, stages, tokens)
+    depth = sum(max(s.blocks.choices) * max(s.recursions.choices) for s in stages)
+    if depth > MAX_APPLICATIONS:
+        yield Problem(
+            ("stages",),
+            f"up to {depth:,} block applications in all; allowed: at most {MAX_APPLICATIONS:,}",
+        )
+    try:
+        widths = Widths(stages)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    for dimension, choice in widths.dead():
+        yield Problem(
+            dimension.path,
+            f"with {dimension.name} {choice} no width of one stage is a multiple of the width "
+            "before, as the depthwise down-sampling needs; allowed: choices that fit together",
+        )
+
+
+def _too_costly(
+    top: Mapping[str, Dimension], stages: Sequence[StageDimensions], tokens: set[tuple[int, ...]]
+) -> Iterator[Problem]:
+    """The dearest numbers of every field together, in exact integers."""
+    shapes = []
+    for i, stage in enumerate(stages):
+        n = max(each[i] for each in tokens)
+        dim = max(stage.heads.choices) * max(stage.head_dim.choices)
+        depth = max(stage.blocks.choices) * max(stage.recursions.choices)
+        shapes.append(
+            StageShape(
+                tokens=n,
+                dim=dim,
+                heads=max(stage.heads.choices),
+                mlp_hidden=int(dim * max(stage.mlp_ratio.choices)),
+                nll_hidden=int(dim * max(stage.nll_ratio.choices)),
+                depth=depth,
+                attention_units=depth,
+                mlp_units=depth,
+                attention_pairs=depth * n * n,
+                permuted=depth,
+            )
+        )
+    side = max(top["image_size"].choices)
+    dearest = Shape(
+        image_size=side,
+        in_chans=max(top["in_chans"].choices),
+        num_classes=max(top["num_classes"].choices),
+        residual_scale=1,
+        stem_sides=(side, side, side),
+        stages=tuple(shapes),
+    )
+    for name, quantity in QUANTITIES.items():
+        most = quantity(dearest)
+        if most >= 2**63:
+            yield Problem(("stages",), f"{name} up to {most:.3g}; allowed: less than 2^63")
+            return
+
+
+def _in_stage(i: int, stage: StageDimensions, tokens: list[int]) -> Iterator[Problem]:
+    here = f"stage {i + 1}"
+    sizes = [(h * d, h, d) for h in stage.heads.choices for d in stage.head_dim.choices]
+    for size, heads, head_dim in (min(sizes), max(sizes)):
+        if not 2 <= size <= MAX_DIM:
+            yield Problem(
+                stage.head_dim.path,
+                f"{here}: heads × head_dim = {heads} × {head_dim} = {size}; "
+                f"allowed: a width of 2 to {MAX_DIM:,}",
+            )
+    narrowest = min(sizes)[0]
+    for dimension in (stage.mlp_ratio, stage.nll_ratio):
+        for ratio in dimension.choices:
+            off = ratio == 0 and dimension is stage.nll_ratio
+            if not off and int(narrowest * ratio) < 1:
+                yield Problem(
+                    dimension.path,
+                    f"{here}: {ratio} of a width of {narrowest} is no hidden channel; "
+                    f"allowed: at least {1 / narrowest:.4g}",
+                )
+    for dimension in dict.fromkeys(stage.groups):
+        for groups in dimension.choices:
+            if all(n % groups for n in tokens):
+                yield Problem(
+                    dimension.path,
+                    f"{here}: {groups} groups cut {' or '.join(map(str, tokens[:6]))} tokens at no "
+                    f"image size; allowed here: {_some(tokens)}",
+                )
+
+
+def _some(tokens: list[int], most: int = 12) -> str:
+    known = sorted({d for n in tokens for d in divisors(n)})
+    return ", ".join(map(str, known[:most])) + (", …" if len(known) > most else "")
+
+
+def grids(image_size: Any, stem_stride: Any, stages: int) -> Architecture:
+    """The smallest architecture with these token grids, to ask for its grids.
+
+    Raises:
+        ArchitectureError: the image is too small.
+    """
+    stage = Stage(heads=2, head_dim=1)
+    return Architecture(image_size=image_size, stem_stride=stem_stride, stages=(stage,) * stages)

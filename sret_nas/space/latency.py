@@ -1,0 +1,147 @@
+"""Bounds in milliseconds: by a calibrated predictor where there is one, else by measuring.
+
+An architecture satisfies such a bound only where its latency *and* the margin stay
+below it: the margin of a prediction covers its error on architectures that it was
+not calibrated on, that of a measurement is the interval of its median.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from sret_nas.arch import Architecture
+from sret_nas.errors import ConfigError, InfeasibleError, UsageError
+from sret_nas.units import Budget
+
+if TYPE_CHECKING:
+    from sret_nas.space.space import SearchSpace
+
+MOST_TRIES = {"predicted": 5000, "measured": 50}
+"""Architectures in a row that fail before the search for another one ends."""
+
+
+class Timing(NamedTuple):
+    """The latency of one batch through an architecture.
+
+    Attributes:
+        ms: Milliseconds.
+        margin_ms: What it may be wrong by.
+        source: Whether it was ``predicted`` or ``measured``.
+        warning: Why to trust it less, or ``None``.
+    """
+
+    ms: float
+    margin_ms: float
+    source: Literal["predicted", "measured"]
+    warning: str | None = None
+
+    @property
+    def most_ms(self) -> float:
+        """What is compared with a bound."""
+        return self.ms + self.margin_ms
+
+
+Clock: TypeAlias = Callable[[Architecture, int], Timing]
+"""Tells the latency of an architecture for a batch of so many images."""
+
+
+def clock(
+    device: str = "cpu", dtype: str = "fp32", mode: str = "eager", threads: int | None = None
+) -> Clock:
+    """A clock for a device: its predictor where it was calibrated, else measurements.
+
+    Requires torch.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        mode: ``eager``, ``compile`` or ``graph``.
+        threads: Threads of torch on the CPU; default: as set.
+    """
+    from sret_nas import latency, predict
+
+    predictors: dict[int, predict.Predictor | None] = {}
+    measured: dict[tuple[str, int], Timing] = {}
+
+    def predictor(batch: int) -> predict.Predictor | None:
+        if batch not in predictors:
+            try:
+                predictors[batch] = predict.load(device, batch, dtype, mode, threads)
+            except ConfigError:
+                raise
+            except UsageError:  # not calibrated
+                predictors[batch] = None
+        return predictors[batch]
+
+    def tell(arch: Architecture, batch: int) -> Timing:
+        known = predictor(batch)
+        if known is not None:
+            ms, margin_ms, warning = known.predict(arch)
+            return Timing(ms, margin_ms, "predicted", warning)
+        key = (arch.id, batch)
+        if key not in measured:
+            results = latency.measure(
+                {arch.id: arch},
+                batches=(batch,),
+                device=device,
+                dtype=dtype,
+                mode=mode,
+                threads=threads,
+            )
+            found = results[key]
+            if isinstance(found, Exception):
+                raise found
+            margin_ms = max(0.0, found.high_ms - found.median_ms)
+            measured[key] = Timing(found.median_ms, margin_ms, "measured", found.note)
+        return measured[key]
+
+    return tell
+
+
+def satisfying(
+    archs: Iterable[Architecture],
+    bounds: Sequence[Budget],
+    tell: Clock | None,
+    space: SearchSpace,
+) -> Iterator[Architecture]:
+    """The architectures whose latencies satisfy their bounds.
+
+    Ends where ``MOST_TRIES`` in a row do not: a latency cannot be computed, so that
+    there is none left cannot be known.
+
+    Raises:
+        UsageError: no clock.
+        InfeasibleError: none was found; with the fastest.
+    """
+    if tell is None:
+        raise UsageError(
+            f"budget '{bounds[0].text or bounds[0]}': a latency needs a device",
+            "pass clock=sret_nas.space.clock(device)",
+        )
+    fastest: tuple[float, Budget, Timing, Architecture] | None = None
+    failed, any_found = 0, False
+    for arch in archs:
+        timings = [(bound, tell(arch, bound.batch)) for bound in bounds]
+        excess, bound, timing = max(
+            ((timing.most_ms / bound.limit, bound, timing) for bound, timing in timings),
+            key=lambda one: one[0],
+        )
+        if excess <= 1:
+            any_found, failed = True, 0
+            yield arch
+            continue
+        if fastest is None or excess < fastest[0]:
+            fastest = (excess, bound, timing, arch)
+        failed += 1
+        if failed >= MOST_TRIES[timing.source]:
+            break
+    if not any_found and fastest is not None:
+        _, bound, timing, arch = fastest
+        raise InfeasibleError(
+            f"none of {failed:,} architectures of space '{space.name}' satisfies "
+            f"'{bound.text or bound}'; the nearest: {timing.ms:.3g} ms, "
+            f"{timing.source} with a margin of {timing.margin_ms:.2g} ms: {arch.to_json()}",
+            "raise the bound or choose a smaller space; "
+            "unlike the other bounds, one on latency cannot be computed",
+        )
