@@ -17,7 +17,7 @@ import typer
 from sret_nas import __version__
 from sret_nas.errors import SretNasError
 
-from . import doctor, output, profile
+from . import calibrate, doctor, output, profile, spaces
 
 app = typer.Typer(
     name="sret-nas",
@@ -30,6 +30,8 @@ app = typer.Typer(
 app.command(epilog="Example: sret-nas profile sret_t sret_s deit_small_patch16_224")(
     profile.profile
 )
+app.command(epilog="Example: sret-nas calibrate sret_tiny --threads 1")(calibrate.calibrate)
+app.add_typer(spaces.app, name="spaces")
 app.command(epilog="Example: sret-nas doctor --format json")(doctor.doctor)
 
 

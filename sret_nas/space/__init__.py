@@ -3,8 +3,10 @@
 Free of torch, but for bounds on latency.
 """
 
+from sret_nas.space.annotate import annotated, summary
 from sret_nas.space.budget import Bound, BudgetInfeasible, Extreme
 from sret_nas.space.bundled import bundled
+from sret_nas.space.check import Check, check
 from sret_nas.space.dimensions import Dimension
 from sret_nas.space.latency import Clock, Timing, clock
 from sret_nas.space.size import Count
@@ -13,6 +15,7 @@ from sret_nas.space.space import Encoding, SearchSpace, store
 __all__ = [
     "Bound",
     "BudgetInfeasible",
+    "Check",
     "Clock",
     "Count",
     "Dimension",
@@ -20,7 +23,10 @@ __all__ = [
     "Extreme",
     "SearchSpace",
     "Timing",
+    "annotated",
     "bundled",
+    "check",
     "clock",
     "store",
+    "summary",
 ]
