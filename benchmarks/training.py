@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from sret_nas.arch import Architecture
 from sret_nas.data import DataSet, load_data
 from sret_nas.device import cores, fingerprint
+from sret_nas.model import create_model
 from sret_nas.proxy import PRESETS
 from sret_nas.training import Trainer
 from sret_nas.zoo import PUBLISHED
@@ -59,9 +60,18 @@ def plain(pipe: Connection, count: int, path: str, workers: int) -> None:
     """The published model in the loop that everybody writes."""
     torch.set_num_threads(cores())
     data = images(count)
-    model = official_model(Path(path), PROXY.apply(PUBLISHED[ARCH], data))
+    arch = PROXY.apply(PUBLISHED[ARCH], data)
+    model = official_model(Path(path), arch)
+    theirs, mine = (sum(p.numel() for p in m.parameters()) for m in (model, create_model(arch)))
+    if theirs != mine:
+        raise SystemExit(f"not the same architecture: {theirs:,} and {mine:,} parameters")
     loader = DataLoader(
-        Pictures(data), PROXY.batch, shuffle=True, drop_last=True, num_workers=workers
+        Pictures(data),
+        PROXY.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=PROXY.lr, weight_decay=PROXY.weight_decay)
     criterion = nn.CrossEntropyLoss(label_smoothing=PROXY.label_smoothing)

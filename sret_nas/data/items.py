@@ -37,13 +37,11 @@ class Items(ABC):
         labels: Class indices, (N,).
         channels: 1 grey, 3 RGB.
         kinds: How many of the images looked at are grey, RGB, …
-        parallel: Whether threads and processes may read at the same time.
     """
 
     labels: Indices
     channels: int
     kinds: Counter[str]
-    parallel: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,12 +112,9 @@ class PictureItems(Items):
         self.labels = np.asarray(labels, np.int64)
         self.open_image = open_image
         step = -(-len(self) // MODES_LOOKED_AT) or 1
-        with self._threads() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             self.kinds = Counter(filter(None, pool.map(self._kind, range(0, len(self), step))))
         self.channels = 1 if set(self.kinds) == {"grey"} else 3
-
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(os.cpu_count() if self.parallel else 1)
 
     def _kind(self, index: int) -> str | None:
         try:
@@ -141,7 +136,7 @@ class PictureItems(Items):
                 return False
             return True
 
-        with warnings.catch_warnings(), self._threads() as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
             good = list(pool.map(fill, range(len(indices))))
         return torch.from_numpy(images), [at for at, ok in enumerate(good) if not ok]
@@ -183,21 +178,17 @@ class FileItems(PictureItems):
 
 
 class IndexedItems(PictureItems):
-    """Images of a map-style data set that yields ``(image, label, …)``.
+    """Images of a map-style data set that gives ``(image, …)`` by index.
 
     Args:
         dataset: The data set; an image is a Pillow image or an open file.
         labels: (N,).
         title: What to call the data set.
-        parallel: Whether the data set may be read by several threads or processes.
     """
 
-    def __init__(
-        self, dataset: Any, labels: npt.ArrayLike, title: str, parallel: bool = True
-    ) -> None:
+    def __init__(self, dataset: Any, labels: npt.ArrayLike, title: str) -> None:
         self.dataset = dataset
         self.title = title
-        self.parallel = parallel
         super().__init__(labels, self._open)
 
     def _open(self, index: int) -> Image.Image:

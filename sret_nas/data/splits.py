@@ -5,19 +5,22 @@ Shapes: B batch, N images, C channels, S side.
 
 from __future__ import annotations
 
-import os
+import itertools
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from sret_nas.data.errors import DataError
 from sret_nas.data.items import Indices, Items
 
 Batch = tuple[Tensor, Tensor]
+AHEAD = 4
+"""Batches of a stream that are decoded before they are asked for."""
 
 
 class Split(ABC):
@@ -98,7 +101,10 @@ class Resident(Split):
 
 
 class Stream(Split):
-    """A split too large for memory: decoded by worker processes as it is read.
+    """A split too large for memory: decoded by threads, ahead of its reader.
+
+    Threads, not processes: decoding runs outside Python's lock, and a search worker
+    need not fork from a process in which torch runs threads.
 
     Args:
         items: Where the images come from.
@@ -123,34 +129,30 @@ class Stream(Split):
         return self
 
     def _take(self, batches: list[Tensor], device: torch.device) -> Iterator[Batch]:
-        loader = DataLoader(
-            _Decoded(self),
-            batch_size=None,
-            sampler=[at.numpy() for at in batches],
-            num_workers=(os.cpu_count() or 1) if self.items.parallel else 0,
-            pin_memory=device.type == "cuda",
-            # The loader draws its workers' seeds from a generator; not from the global one.
-            generator=torch.Generator(),
-        )
-        for images, labels, broken in loader:
-            if broken:
-                raise DataError(
-                    f"{broken}: cannot be decoded", "remove or replace the file, then start again"
-                )
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        waiting = iter(batches)
+        with ThreadPoolExecutor(1) as reader:
+            ahead = deque(reader.submit(self._read, at) for at in itertools.islice(waiting, AHEAD))
+            try:
+                while ahead:
+                    images, labels = ahead.popleft().result()
+                    ahead.extend(
+                        reader.submit(self._read, at) for at in itertools.islice(waiting, 1)
+                    )
+                    if device.type == "cuda":
+                        images, labels = images.pin_memory(), labels.pin_memory()
+                    yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            finally:
+                reader.shutdown(cancel_futures=True)
 
-
-class _Decoded(Dataset[tuple[Tensor, Tensor, str]]):
-    """A data set whose items are whole batches, asked for by their indices."""
-
-    def __init__(self, split: Stream) -> None:
-        self.split = split
-
-    def __getitem__(self, at: Indices) -> tuple[Tensor, Tensor, str]:
-        chosen = self.split.indices[at]
-        images, bad = self.split.items.decode(chosen, self.split.side)
-        broken = self.split.items.name(int(chosen[bad[0]])) if bad else ""
-        return images, torch.from_numpy(self.split.items.labels[chosen]), broken
+    def _read(self, at: Tensor) -> Batch:
+        chosen = self.indices[at.numpy()]
+        images, bad = self.items.decode(chosen, self.side)
+        if bad:
+            raise DataError(
+                f"{self.items.name(int(chosen[bad[0]]))}: cannot be decoded",
+                "remove or replace the file, then start again",
+            )
+        return images, torch.from_numpy(self.items.labels[chosen])
 
 
 def stratified(labels: Indices, count: int, seed: int) -> Indices:

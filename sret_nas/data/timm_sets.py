@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,27 @@ def _indexed(dataset: Any, name: str) -> Items:
     if targets is None and hasattr(reader, "label_key"):
         targets = reader.dataset[reader.label_key]
     labels = labels_of(reader) if targets is None else np.asarray(targets, np.int64)
-    # A tar file is one open file: two readers would move each other's position.
-    return IndexedItems(reader, labels, name, parallel=not _is_tar(name))
+    return IndexedItems(_Tarred(reader) if _is_tar(name) else reader, labels, name)
+
+
+class _Tarred:
+    """Images inside a tar file, read where timm's reader says they lie.
+
+    The reader itself keeps one open file, which threads would take from each other.
+    """
+
+    def __init__(self, reader: Any) -> None:
+        self.path = Path(reader.root)
+        self.places = [
+            (image.offset_data + (inner.offset_data if inner else 0), image.size)
+            for image, _, inner in reader.samples  # ``inner``: a tar within the tar
+        ]
+
+    def __getitem__(self, index: int) -> tuple[io.BytesIO]:
+        start, size = self.places[index]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return (io.BytesIO(file.read(size)),)
 
 
 def _kept(dataset: Any, name: str, image_size: int, most: int) -> ArrayItems:

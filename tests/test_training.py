@@ -1,0 +1,266 @@
+"""The training loop: learns, repeats itself, fails with a reason, leaves no trace."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sret_nas.arch import Architecture, Stage
+from sret_nas.data import DataSet, Resident, load_data
+from sret_nas.proxy import Recipe
+from sret_nas.training import (
+    DivergedError,
+    EpochResult,
+    NotFiniteError,
+    OutOfMemoryError,
+    Trainer,
+    TrainingError,
+)
+
+RECIPE = Recipe(epochs=3, batch=16, lr=2e-3, pad=1)
+
+
+def arch(**changes: Any) -> Architecture:
+    """Two stages; the second loop of the first is permuted and sliced."""
+    stages = (
+        Stage(heads=2, head_dim=4, recursions=2, groups=(2, 4), mlp_ratio=1.0),
+        Stage(heads=2, head_dim=8, mlp_ratio=1.0, nll_ratio=0.0),
+    )
+    settings = {"image_size": 16, "stem_stride": 4, "in_chans": 1, "num_classes": 10}
+    return Architecture(stages=stages, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def data() -> DataSet:
+    return load_data(image_size=16, subset=160, val_images=60)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def without_time(results: list[EpochResult]) -> list[EpochResult]:
+    return [replace(result, seconds=0.0) for result in results]
+
+
+def weights(trainer: Trainer) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def test_learns(data: DataSet):
+    results = list(Trainer(arch(), data, RECIPE.model_copy(update={"epochs": 12})).epochs())
+    assert [result.epoch for result in results] == list(range(1, 13))
+    assert all(result.images == 160 and result.seconds > 0 for result in results)
+    assert results[-1].val_loss < 1.6 < math.log(10) and results[-1].val_accuracy > 0.4
+    assert results[-1].train_loss < results[0].train_loss
+
+
+@pytest.mark.parametrize("permute", ["fixed", "random"])
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_a_seed_repeats_bit_by_bit_whatever_happens_outside(
+    data: DataSet, permute: str, mixup: float
+):
+    recipe = RECIPE.model_copy(update={"mixup": mixup, "drop_path": 0.2})
+    one = Trainer(arch(permute=permute), data, recipe, seed=7)
+    first = list(one.epochs())
+    torch.rand(3)
+    two = Trainer(arch(permute=permute), data, recipe, seed=7)
+    second = []
+    for result in two.epochs():
+        second.append(result)
+        torch.rand(5)
+    assert without_time(first) == without_time(second)
+    assert torch.equal(weights(one), weights(two))
+    other = Trainer(arch(permute=permute), data, recipe, seed=8)
+    assert next(other.epochs()).val_loss != first[0].val_loss
+
+
+def test_two_trainings_in_turn_do_not_disturb_each_other(data: DataSet):
+    alone = without_time(list(Trainer(arch(), data, RECIPE, seed=1).epochs()))
+    pair = [Trainer(arch(), data, RECIPE, seed=seed).epochs() for seed in (1, 2)]
+    turns = [(next(pair[0]), next(pair[1]))[0] for _ in range(3)]
+    assert without_time(turns) == alone
+
+
+def test_stopped_and_continued_equals_uninterrupted(data: DataSet):
+    whole = without_time(list(Trainer(arch(), data, RECIPE).epochs()))
+    trainer = Trainer(arch(), data, RECIPE)
+    parts = list(itertools.islice(trainer.epochs(), 1))
+    parts += trainer.epochs()
+    assert without_time(parts) == whole
+
+
+def test_global_generators_are_left_alone(data: DataSet):
+    torch.manual_seed(3)
+    np_before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = torch.get_rng_state()
+    list(Trainer(arch(permute="random"), data, RECIPE).epochs())
+    assert torch.equal(before, torch.get_rng_state())
+    assert (np_before == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_left_alone_after_an_error_too(data: DataSet, monkeypatch: pytest.MonkeyPatch):
+    trainer = Trainer(arch(), data, RECIPE)
+    before = torch.get_rng_state()
+    monkeypatch.setattr(trainer, "_train_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train_epoch()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_weight_decay_spares_vectors_and_what_the_model_names(data: DataSet):
+    trainer = Trainer(arch(), data, RECIPE)
+    decayed, spared = trainer.optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {
+        name for name, p in trainer.model.named_parameters() if p.ndim > 1 and name != "pos_embed"
+    }
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_learning_rate_warms_up_and_falls_as_a_cosine(data: DataSet):
+    trainer = Trainer(arch(), data, Recipe(epochs=4, batch=16, warmup=0.1, final_lr=0.01))
+    rates = []
+    for trainer.step in range(41):
+        rates.append(trainer._rate())
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[22] == pytest.approx(0.505) and rates[40] == pytest.approx(0.01)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_drop_path_is_the_architectures_unless_the_recipe_says_otherwise(data: DataSet):
+    def rates(recipe: Recipe) -> set[float]:
+        model = Trainer(arch(), data, recipe).model
+        return {m.drop_prob for m in model.modules() if hasattr(m, "drop_prob")}
+
+    assert max(rates(RECIPE)) == pytest.approx(0.1 * 2 / 3)
+    assert rates(RECIPE.model_copy(update={"drop_path": 0.0})) == set()
+
+
+def test_what_the_cpu_is_suited_with_computes_the_same(data: DataSet):
+    trainer = Trainer(arch(), data, RECIPE, seed=4)
+    plain = Trainer(arch(), data, RECIPE, seed=4)
+    plain.model.set_fused_attn(True)
+    for pool in plain.model.pools:
+        pool.__dict__.pop("forward", None)
+    x = torch.randn(4, 1, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.model.eval()(x), plain.model.eval()(x))
+
+
+def test_nan_is_a_failure_with_its_reason(data: DataSet):
+    trainer = Trainer(arch(), data, RECIPE)
+    with torch.no_grad():
+        trainer.model.head.bias[0] = float("nan")
+    with pytest.raises(NotFiniteError, match="epoch 1: the training loss is nan") as caught:
+        next(trainer.epochs())
+    assert isinstance(caught.value, TrainingError) and caught.value.reason == "NaN"
+    with pytest.raises(NotFiniteError, match="the validation loss is nan"):
+        trainer.validate(data.val)
+
+
+def test_divergence_is_a_failure_with_its_reason(data: DataSet):
+    trainer = Trainer(arch(), data, RECIPE)
+    with torch.no_grad():
+        trainer.model.head.bias[0] = 1e4
+    with pytest.raises(DivergedError, match=r"that of guessing 2\.3") as caught:
+        next(trainer.epochs())
+    assert caught.value.reason == "diverged"
+
+
+class Small:
+    """Memory for so many images: a larger batch through the network fails."""
+
+    def __init__(self, trainer: Trainer, images: int, error: Exception) -> None:
+        self.images, self.error, self.sizes = images, error, []
+        trainer.model.register_forward_pre_hook(self)
+
+    def __call__(self, _: Any, inputs: tuple[Tensor]) -> None:
+        self.sizes.append(len(inputs[0]))
+        if len(inputs[0]) > self.images:
+            raise self.error
+
+
+LACK_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", LACK_OF_MEMORY)
+def test_out_of_memory_goes_on_in_parts_with_the_same_batch(data: DataSet, error: Exception):
+    """No normalisation over the batch but the stem's: in eval mode, parts change nothing."""
+
+    def run(memory: int) -> tuple[Trainer, Small, Tensor]:
+        trainer = Trainer(arch(permute="none"), data, RECIPE.model_copy(update={"drop_path": 0.0}))
+        trainer.bf16 = False
+        trainer.model.eval()
+        small = Small(trainer, memory, error)
+        images, labels = next(data.train.batches(16, torch.device("cpu")))
+        loss = trainer._train_step(images, labels)
+        return trainer, small, loss
+
+    whole, _, expected = run(16)
+    parts, small, loss = run(5)
+    assert small.sizes == [16, 8, 4, 4, 4, 4] and parts.parts == 4
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-4, atol=1e-5)
+    assert parts.step == whole.step == 1
+
+
+def test_out_of_memory_in_the_end_has_its_reason(data: DataSet):
+    trainer = Trainer(arch(), data, RECIPE)
+    small = Small(trainer, 0, LACK_OF_MEMORY[0])
+    with pytest.raises(OutOfMemoryError, match="with one image at a time") as caught:
+        next(trainer.epochs())
+    assert caught.value.reason == "out of memory" and small.sizes == [16, 8, 4, 2, 1]
+
+
+def test_validation_out_of_memory_takes_smaller_batches(data: DataSet):
+    trainer = Trainer(arch(), data, RECIPE)
+    expected = trainer.validate(data.val)
+    Small(trainer, 7, LACK_OF_MEMORY[0])
+    loss, accuracy = trainer.validate(data.val)
+    assert loss == pytest.approx(expected[0], rel=1e-2) and accuracy == expected[1]
+
+
+def test_other_errors_pass_through(data: DataSet):
+    trainer = Trainer(arch(), data, RECIPE)
+    Small(trainer, 0, RuntimeError("shape mismatch"))
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        next(trainer.epochs())
+
+
+def test_validation_is_plain_cross_entropy(data: DataSet):
+    trainer = Trainer(arch(), data, RECIPE)
+    trainer.bf16 = False
+    assert isinstance(data.val, Resident)
+    x = (data.val.images / 255 - data.mean[0]) / data.std[0]
+    with torch.no_grad():
+        logits = trainer.model.eval()(x)
+    loss, accuracy = trainer.validate(data.val)
+    expected = torch.nn.functional.cross_entropy(logits, data.val.labels)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert accuracy == (logits.argmax(1) == data.val.labels).double().mean().item()
+
+
+@pytest.mark.cuda
+def test_learns_on_a_gpu(data: DataSet):
+    recipe = RECIPE.model_copy(update={"epochs": 12})
+    before = torch.cuda.get_rng_state()
+    trainer = Trainer(arch(), data, recipe, device=torch.device("cuda"))
+    assert list(trainer.epochs())[-1].val_loss < 1.6
+    assert torch.equal(before, torch.cuda.get_rng_state())
