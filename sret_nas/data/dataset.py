@@ -82,9 +82,10 @@ class DataSet:
             raise DataError(f"{self.name}: no test images")
         items = self.open_test()
         items.channels = self.in_chans
-        return _split(
-            items, np.arange(len(items)), self.image_size, _fits(items, len(items), self.image_size)
-        )
+        resident = _fits(items, len(items), self.image_size)
+        split = _split(items, np.arange(len(items)), self.image_size, resident)
+        _readable(split)
+        return split
 
     def describe(self) -> dict[str, Any]:
         """What a run writes down about its data."""
@@ -159,6 +160,7 @@ def load_data(
         "training": _split(train, chosen, image_size, resident),
         "validation": _split(val, val_chosen, image_size, resident),
     }
+    _readable(*splits.values())
     _every_class_is_left(found, chosen, splits["training"])
     mean, std = _statistics(train, chosen, splits["training"], image_size)
     return DataSet(
@@ -219,23 +221,28 @@ def _split(items: Items, indices: Indices, side: int, resident: bool) -> Split:
     if not resident:
         return Stream(items, indices, side)
     images, bad = items.decode(indices, side)
-    if len(bad) > MOST_UNREADABLE * len(indices):
-        raise DataError(
-            f"{len(bad):,} of {len(indices):,} images cannot be decoded, the first: "
-            f"{items.name(int(indices[bad[0]]))}",
-            f"remove or replace them; up to {MOST_UNREADABLE:.0%} are skipped",
-        )
     labels = torch.from_numpy(items.labels[indices])
     if bad:
         good = np.setdiff1d(np.arange(len(indices)), bad)
         images, labels = images[good], labels[good]
     split = Resident(images, labels)
-    split.skipped = len(bad)
+    split.unreadable = tuple(items.name(int(indices[at])) for at in bad)
     return split
 
 
+def _readable(*splits: Split) -> None:
+    """Refuse data of which too much cannot be decoded."""
+    bad = [name for split in splits for name in split.unreadable]
+    images = len(bad) + sum(map(len, splits))
+    if len(bad) > MOST_UNREADABLE * images:
+        raise DataError(
+            f"{len(bad):,} of {images:,} images cannot be decoded, the first: {bad[0]}",
+            f"remove or replace them; up to {MOST_UNREADABLE:.0%} are skipped",
+        )
+
+
 def _every_class_is_left(found: Source, chosen: Indices, train: Split) -> None:
-    if isinstance(train, Resident) and train.skipped:
+    if isinstance(train, Resident) and train.unreadable:
         lost = np.setdiff1d(found.train.labels[chosen], train.labels.numpy())
         if len(lost):
             name = found.classes[int(lost[0])]
@@ -273,9 +280,10 @@ def _fingerprint(found: Source, train: Indices, val: Indices) -> str:
 
 def _remarks(found: Source, splits: dict[str, Split]) -> list[str]:
     remarks = [
-        f"{split.skipped:,} {name} images cannot be decoded and were skipped"
+        f"{len(split.unreadable):,} {name} images cannot be decoded and were skipped, "
+        f"the first: {split.unreadable[0]}"
         for name, split in splits.items()
-        if split.skipped
+        if split.unreadable
     ]
     kinds = found.train.kinds
     if len(kinds) > 1:

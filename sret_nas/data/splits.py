@@ -27,10 +27,10 @@ class Split(ABC):
     """Images of one size with labels, to be run through in batches.
 
     Attributes:
-        skipped: Images left out because they cannot be decoded.
+        unreadable: Names of images left out because they cannot be decoded.
     """
 
-    skipped: int = 0
+    unreadable: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
