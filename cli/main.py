@@ -31,7 +31,7 @@ app.command(epilog="Example: sret-nas profile sret_t sret_s deit_small_patch16_2
     profile.profile
 )
 app.command(epilog="Example: sret-nas calibrate sret_tiny --threads 1")(calibrate.calibrate)
-app.add_typer(spaces.app, name="spaces")
+app.add_typer(spaces.app, name="spaces", epilog="Example: sret-nas spaces list")
 app.command(epilog="Example: sret-nas doctor --format json")(doctor.doctor)
 
 
@@ -55,6 +55,8 @@ def options(
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; errors become a line and a hint."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks to stderr
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
@@ -86,6 +88,4 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the console command."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks to stderr
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     sys.exit(run(sys.argv[1:]))

@@ -87,32 +87,32 @@ def test_features_of_one_architecture_by_hand() -> None:
     rows = 3 * 16  # 4×4 tokens
     shapes = [(rows, 20, 60), (rows, 20, 20), (rows, 20, 40), (rows, 40, 20)] * 2 + [(3, 20, 10)]
     assert found["linear calls"] == 9
-    assert found["linear macs"] == sum(m * k * n for m, k, n in shapes)
-    assert found["linear weights"] == sum(k * n for _, k, n in shapes)
+    assert found["linear weights read"] == sum(k * n for _, k, n in shapes)
+    once = shapes[:4] + shapes[-1:]
+    assert found["linear weights"] == sum(k * n for _, k, n in once)
     assert found["linear elements"] == sum(m * (k + n) for m, k, n in shapes)
     assert found["linear macs/N128"] == sum(m * k * 128 for m, k, _ in shapes)
     padded = [(rows, 32, 64), (rows, 32, 32), (rows, 32, 48), (rows, 48, 32)] * 2 + [(3, 32, 16)]
     assert found["linear macs/K16.N16"] == sum(m * k * n for m, k, n in padded)
     assert found["linear macs/rows48"] == sum(48 * k * n for _, k, n in shapes)
     assert found["norm elements"] == 4 * rows * 20 + 3 * 20
-    assert found["attention calls"] == 2
     assert found["attention pairs"] == 3 * (16 * 16 + 2 * 8 * 8)
     assert found["attention rows"] == 2 * rows
     assert found["attention macs/S32.D16"] == 2 * (3 * 16 * 32 * 32 + 6 * 8 * 32 * 32)
-    assert found["attention macs/S64"] == 2 * (3 * 16 * 64 * 20 + 6 * 8 * 64 * 20)
     assert found["permuted elements"] == 2 * rows * 20  # the second loop, there and back
 
 
 @pytest.mark.parametrize("arch", some(10, seed=3), ids=lambda arch: arch.id)
 def test_features_agree_with_the_cost_model(arch: Architecture) -> None:
     found = predict.features(arch)
-    products = sum(
-        row.macs
-        for row in cost(arch).by_layer
-        if row.layer in ("attention.products", "down-sampling")
-    )
-    assert found["linear macs"] + found["stem macs"] == cost(arch).macs - products
-    assert found["linear macs/K16.N16"] >= found["linear macs"]
+    rows = cost(arch).by_layer
+    aside = ("attention.products", "down-sampling")
+    linear = [row for row in rows if row.stage != "stem" and row.layer not in aside]
+    assert found["stem macs"] == sum(row.macs for row in rows if row.stage == "stem")
+    assert found["linear macs/K16.N16"] >= sum(row.macs for row in linear)
+    products = sum(row.macs for row in rows if row.layer == "attention.products")
+    assert found["attention macs/S32.D16"] >= products
+    assert found["linear weights"] <= min(found["linear weights read"], cost(arch).params)
 
 
 def test_equal_architectures_have_equal_predictions() -> None:

@@ -1,0 +1,89 @@
+"""``sret-nas calibrate``: a latency predictor for this device."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .output import Column, Format, FormatOption, JsonOption, emit, note, status
+
+
+def calibrate(
+    space: Annotated[
+        str, typer.Argument(metavar="[SPACE]", help="Space to predict in: a name or a YAML path.")
+    ] = "sret",
+    number: Annotated[
+        int, typer.Option("-n", "--number", min=20, help="Architectures to fit on; 20 to 50 do.")
+    ] = 40,
+    holdout: Annotated[
+        int, typer.Option(min=0, help="Other architectures, to judge the predictor on.")
+    ] = 40,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    mode: Annotated[str, typer.Option(help="eager, compile or graph.")] = "eager",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which architectures are drawn.")] = 0,
+    form: FormatOption = Format.table,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a latency predictor to measured architectures, and keep it for this device.
+
+    Budgets such as 2ms use it from then on, its error as the margin. On a busy machine, wait.
+    """
+    from sret_nas import predict
+    from sret_nas.space import SearchSpace
+
+    form = Format.json if as_json else form
+    drawn = SearchSpace.load(space)
+    archs = drawn.sample(number + holdout, seed=seed)
+    with status() as progress:
+        found = predict.calibrate(
+            archs[:number],
+            archs[number:],
+            batch=batch,
+            dtype=dtype,
+            device=device,
+            mode=mode,
+            threads=threads,
+            space=drawn.name,
+            progress=progress,
+        )
+    predictor, held_out = found.predictor, found.held_out
+    path = predictor.save()
+    rows = held_out.rows() if held_out else []
+    document = {
+        "schema": 1,
+        "path": str(path),
+        "seconds": found.seconds,
+        "predictor": predictor.model_dump(mode="json", by_alias=True),
+        "held_out": held_out and held_out.to_dict(),
+        "skipped": found.skipped,
+    }
+    if rows or form is not Format.table:
+        emit(rows, COLUMNS, form, document)
+    for line in found.skipped:
+        note(f"note: skipped: {line}")
+    if held_out:
+        note(
+            f"measured again, everything took {held_out.drift:.3f} times as long; "
+            f"the margin held {held_out.covered:.0%} of the others, "
+            f"{held_out.warned} of them outside the calibrated range"
+        )
+    note(
+        f"{predictor.architectures} architectures of '{predictor.space}' in {found.seconds:.0f} s; "
+        f"margin ±{predictor.margin:.1%}; {predictor.dtype}, {predictor.mode}, batch "
+        f"{predictor.batch}, on {predictor.fingerprint}"
+    )
+    note(f"kept in {path}")
+
+
+COLUMNS = [
+    Column("method", "on other architectures", left=True),
+    Column("architectures", "compared", rank=1),
+    Column("within_5", "within ±5%", lambda value: f"{value:.1%}"),
+    Column("within_10", "within ±10%", lambda value: f"{value:.1%}"),
+    Column("median_error", "median error", lambda value: f"{value:.1%}"),
+    Column("kendall_tau", "Kendall τ", lambda value: f"{value:.3f}"),
+]
