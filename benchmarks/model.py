@@ -67,7 +67,8 @@ def main() -> None:
     out.write_text(json.dumps(document, indent=1) + "\n")
     worst = min((row for row in rows if row["bar"]), key=lambda row: row["ratio"])
     print(
-        f"lowest ratio against the same arithmetic: {worst['ratio']:.2f} ({worst['model']}, {worst['task']})"
+        f"lowest ratio against the same arithmetic: {worst['ratio']:.2f} "
+        f"({worst['model']}, {worst['task']})"
     )
 
 

@@ -119,9 +119,13 @@ def print_table(
     shown = list(columns)
     while True:
         table = _table(rows, shown, title)
-        if console.measure(table).minimum <= console.width or all(c.rank == 0 for c in shown):
+        unbound = console.options.update(max_width=10_000)
+        if console.measure(table, options=unbound).maximum <= console.width or all(
+            c.rank == 0 for c in shown
+        ):
             break
         shown.remove(max(reversed(shown), key=lambda column: column.rank))
+    console.width = max(console.width, console.measure(table, options=unbound).minimum)
     if terminal:
         console.print(table)
     else:
@@ -137,14 +141,15 @@ def _table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str | None
 ) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        justify = "left" if column.left else "right"
-        table.add_column(column.title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(
-            *(
-                "–" if row.get(column.key) is None else column.show(row[column.key])
-                for column in columns
-            )
-        )
+    cells = [
+        ["–" if row.get(c.key) is None else c.show(row[c.key]) for row in rows] for c in columns
+    ]
+    for column, texts in zip(columns, cells, strict=True):
+        if column.left:  # text may wrap, numbers may not
+            table.add_column(column.title, overflow="fold")
+        else:
+            width = max(map(len, [column.title, *texts]))
+            table.add_column(column.title, justify="right", no_wrap=True, min_width=width)
+    for line in zip(*cells, strict=True):
+        table.add_row(*line)
     return table

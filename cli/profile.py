@@ -120,7 +120,7 @@ COLUMNS = [
 def _rows(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
     rows = []
     for one in profiles:
-        base = {
+        base: dict[str, Any] = {
             "name": one.name,
             "id": one.arch and one.arch.id,
             "params": one.params,

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sret_nas import Architecture
+from sret_nas.breakdown import time_by_stage
+from sret_nas.cost import cost
+from sret_nas.latency import Latency, measure
+from sret_nas.profile import Measurement, profile
+
+Cli = Callable[..., Any]
+SMALL = {
+    "image_size": 32,
+    "stem_stride": 4,
+    "num_classes": 7,
+    "stages": [
+        {"heads": 2, "head_dim": 4, "blocks": 2, "recursions": 2, "groups": [4, 2]},
+        {"heads": 4, "head_dim": 4, "recursions": 3, "groups": [1, 4, 2]},
+    ],
+}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    Architecture.load(SMALL).save(path)
+    return path
+
+
+def test_json_has_what_the_contract_promises(cli: Cli, small: Path) -> None:
+    document = cli("profile", small, "--json", "--counters", "--batch", "2,1").json
+    expected = cost(Architecture.load(small))
+    assert document["params"] == expected.params
+    assert document["macs"] == expected.macs
+    assert document["activations"] == expected.activations
+    assert document["peak_bytes"] == expected.peak_bytes
+    assert document["depth"] == 7
+    assert sum(row["macs"] for row in document["by_stage"]) == expected.macs
+    assert sum(row["time_share"] for row in document["by_stage"]) == pytest.approx(1)
+    for name in ("torch", "fvcore", "ptflops-pytorch", "ptflops-aten"):
+        counter = document["counters"][name]
+        assert counter.get("macs") or counter.get("flops")
+        assert {"unit", "convention", "note"} <= set(counter)
+    latency = document["latency"]
+    assert {"median_ms", "p95_ms", "runs", "batch", "dtype", "device", "mode"} <= set(latency)
+    assert [one["batch"] for one in document["latencies"]] == [2, 1]
+    assert latency["median_ms"] > 0
+    assert latency["roofline"]["least_ms"] > 0
+    assert Architecture.load(document["architecture"]) == Architecture.load(small)
+
+
+def test_nothing_measured_is_null_and_needs_no_torch(small: Path) -> None:
+    program = (
+        "import sys; from sret_nas.cli.main import run; "
+        f"code = run(['profile', {str(small)!r}, '--no-latency', '--json']); "
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert json.loads(done.stdout)["latency"] is None
+
+
+def test_several_side_by_side_with_a_timm_model(cli: Cli, small: Path) -> None:
+    result = cli("profile", small, "sret_t", "test_vit", "--no-latency", "--format", "csv")
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(result.out))}
+    assert rows["sret_t"]["macs"] == "1112444672"
+    assert rows["sret_t"]["params"] == "4755979"
+    assert rows["sret_t"]["depth"] == "20"
+    assert int(rows["test_vit"]["macs"]) > 0
+    assert rows["test_vit"]["depth"] == ""
+    documents = cli("profile", "sret_t", "test_vit", "--no-latency", "--json").json
+    assert [document["name"] for document in documents] == ["sret_t", "test_vit"]
+    assert documents[1]["by_stage"] is None
+
+
+@pytest.mark.parametrize("by", ["stage", "layer"])
+def test_breakdowns_add_up(by: str, cli: Cli) -> None:
+    result = cli("profile", "sret_t", "--no-latency", "--by", by, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(result.out)))
+    assert sum(int(row["macs"]) for row in rows) == 1_112_444_672
+    assert sum(int(row["params"]) for row in rows) == 4_755_979
+    assert sum(float(row["macs_share"]) for row in rows) == pytest.approx(1)
+    table = cli("profile", "sret_t", "--no-latency", "--by", by).out
+    assert "├ stage 1" in table
+    assert "└ head" in table
+
+
+def test_the_golden_table(cli: Cli) -> None:
+    golden = Path(__file__).parent / "golden" / "profile.txt"
+    result = cli("profile", "sret_t", "sret_t_wo_slice", "sret_s", "--no-latency")
+    assert result.out == golden.read_text()
+
+
+def test_counters_say_what_they_miss(cli: Cli, small: Path) -> None:
+    out = cli("profile", small, "--no-latency", "--counters").out
+    assert "equals the analytic count" in out
+    assert "did not count" in out
+    rows = cli("profile", small, "--no-latency", "--counters", "--format", "csv").out
+    assert "ptflops-aten" in rows
+
+
+def test_what_cannot_be_measured_is_told_and_the_rest_goes_on(cli: Cli, small: Path) -> None:
+    result = cli("profile", small, "--device", "cuda:99", "--json")
+    assert result.code == 2
+    assert json.loads(result.out)["params"] > 0
+    assert json.loads(result.out)["failures"]
+    assert "cuda:99" in result.err
+
+
+def test_one_failure_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sret_nas.latency
+
+    real = sret_nas.latency.create_model
+
+    def picky(arch: Architecture, **options: Any) -> Any:
+        if arch.num_classes == 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(arch, **options)
+
+    monkeypatch.setattr(sret_nas.latency, "create_model", picky)
+    fits, large = Architecture.load(SMALL), Architecture.load(SMALL | {"num_classes": 3})
+    archs = {"fits": fits, "large": large}
+    good, bad = profile(
+        list(archs), measurement=Measurement(seconds=0.5), resolve=archs.__getitem__
+    )
+    assert good.measured and not good.failures
+    assert bad.failures and not bad.measured
+    assert bad.params == cost(large).params
+
+
+def test_time_shares_follow_the_work() -> None:
+    """A stage with nearly all the arithmetic takes most of the time."""
+    data = SMALL | {
+        "image_size": 64,
+        "stages": [
+            {"heads": 1, "head_dim": 4, "groups": [256]},
+            {"heads": 4, "head_dim": 64, "recursions": 8},
+        ],
+    }
+    shares = time_by_stage(Architecture.load(data), batch=8)
+    assert list(shares) == ["stem", "stage 1", "stage 2", "head"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["stage 2"] > 0.5
+
+
+@pytest.mark.cuda
+def test_profile_on_cuda(cli: Cli, small: Path) -> None:
+    for mode in ("eager", "graph", "compile"):
+        document = cli("profile", small, "--device", "cuda", "--mode", mode, "--json").json
+        assert document["latency"]["device"].startswith("cuda")
+        assert document["latency"]["peak_bytes"] > 0
+
+
+def test_architectures_and_models_measure_alike() -> None:
+    results = measure({"small": Architecture.load(SMALL)}, seconds=0.3)
+    assert all(isinstance(result, Latency) for result in results.values())
