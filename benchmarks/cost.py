@@ -3,8 +3,9 @@
     python benchmarks/cost.py --rounds 5
 
 Each round counts every variant by every method in turn. The others need the built
-module; building is not in their time. A ratio says how many times longer they take
-than the analytic count of params, MACs and activations of one architecture.
+module; building is not in their time. A ratio says how many times longer one takes
+than the analytic cost: ``one`` of params, MACs and activations of one architecture,
+``table`` of params and MACs of one row of a table of a million.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sret_nas
 from sret_nas import zoo
 from sret_nas.cost import stack, table
 from sret_nas.counters import FVCORE_HANDLERS
-from sret_nas.doctor import processor
+from sret_nas.device import processor
 
 
 def main() -> None:
@@ -36,6 +37,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON; default benchmarks/results/cost-cpu.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    rows, whole = one_by_one(options.rounds), whole_table(options.rows, options.rounds)
+    for row in rows:
+        row["ratio_table"] = row["seconds"] * whole["architectures_per_second"]
+        print(
+            f"{row['model']:24} {row['method']:16} {row['seconds']:.6f} s   "
+            f"{row['ratio']:8,.0f}× one   {row['ratio_table']:12,.0f}× table   "
+            f"{row['macs']:,} MACs ({row['difference']:+,})"
+        )
     document = {
         "device": {
             "name": processor(),
@@ -44,8 +53,8 @@ def main() -> None:
             "python": platform.python_version(),
         },
         "rounds": options.rounds,
-        "one": one_by_one(options.rounds),
-        "table": whole_table(options.rows, options.rounds),
+        "one": rows,
+        "table": whole,
     }
     out = options.out or Path(__file__).parent / "results" / "cost-cpu.json"
     out.write_text(json.dumps(document, indent=1) + "\n")
@@ -80,11 +89,6 @@ def one_by_one(rounds: int) -> list[dict[str, Any]]:
                     "macs": macs[method],
                     "difference": macs[method] - sret_nas.cost(arch).macs,
                 }
-            )
-            print(
-                f"{name:24} {method:16} {median:.6f} s   {ratio:9,.0f}×   {macs[method]:,} MACs "
-                f"({rows[-1]['difference']:+,})",
-                flush=True,
             )
     return rows
 

@@ -245,6 +245,13 @@ def test_cost_is_a_value_and_free_of_torch() -> None:
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
 
 
+def test_permuted_applications() -> None:
+    for seed in range(100):
+        arch = random_architecture(seed)
+        for stage, schedule in zip(shape(arch).stages, arch.schedules, strict=True):
+            assert stage.permuted == sum(step.permuted for step in schedule)
+
+
 def test_memory_follows_batch_and_dtype() -> None:
     cost = sret_nas.cost(zoo.PUBLISHED["sret_t"])
     assert cost.peak_bytes == cost.inference_bytes(batch=1, dtype_bytes=4)
@@ -276,3 +283,4 @@ def test_memory_within_a_tenth_of_the_allocator(
     measured = memory_benchmark.measure(zoo.PUBLISHED[name], batch)
     for kind, row in measured.items():
         assert abs(row["error"]) <= 0.10, (kind, row)
+        assert abs(row["error_beyond_weights"]) <= 0.10, (kind, row)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sret_nas.arch import Architecture
-from sret_nas.cost.formulas import activations, depth, layers, macs, params
+from sret_nas.cost.formulas import Layer, activations, depth, layers, macs, params
 from sret_nas.cost.memory import peak_bytes, training_bytes, weight_bytes
 from sret_nas.cost.shapes import Number, Shape, StageShape, shape, stack
 from sret_nas.errors import UsageError
@@ -147,24 +147,32 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one architecture costs; every number is an exact Python int."""
+    """What one architecture costs; every number is a Python int, computed when asked for.
+
+    Attributes:
+        shape: The numbers that the costs are computed from.
+    """
 
     shape: Shape
 
     @functools.cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        return tuple(layers(self.shape))
+
+    @functools.cached_property
     def params(self) -> int:
         """Unique parameters."""
-        return int(params(self.shape))
+        return int(sum(layer.params for layer in self._layers))
 
     @functools.cached_property
     def macs(self) -> int:
         """Multiply-adds for one image."""
-        return int(macs(self.shape))
+        return int(sum(layer.macs for layer in self._layers))
 
     @functools.cached_property
     def activations(self) -> int:
         """Output elements of convolutions and matrix products for one image."""
-        return int(activations(self.shape))
+        return int(sum(layer.activations for layer in self._layers))
 
     @functools.cached_property
     def weight_bytes(self) -> int:
@@ -208,7 +216,7 @@ class Cost:
                 layer.macs,
                 layer.activations,
             )
-            for layer in layers(self.shape)
+            for layer in self._layers
             if layer.params or layer.macs
         )
 

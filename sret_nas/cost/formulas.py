@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sret_nas.cost.shapes import Number, Shape, largest
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Layer:
     """One kind of layer in one place: what its weights and its uses cost.
 
@@ -40,7 +40,7 @@ class Layer:
         return 0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Affine(Layer):
     """A linear layer or a convolution with bias: ``outputs`` channels at ``positions``."""
 
@@ -64,7 +64,7 @@ class Affine(Layer):
         return self.uses * self.positions * self.outputs
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Attention(Layer):
     """The two matrix products of attention: no weights, no bias."""
 
@@ -84,7 +84,7 @@ class Attention(Layer):
         return self.heads * self.pairs + self.uses * self.tokens * self.dim
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Norm(Layer):
     """LayerNorm or BatchNorm of ``dim`` channels at ``positions``."""
 
@@ -102,7 +102,7 @@ class Norm(Layer):
         return self.uses * self.positions * self.dim
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Vector(Layer):
     """Parameters that are added or multiplied element by element."""
 

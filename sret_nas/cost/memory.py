@@ -12,6 +12,7 @@ copies, the temporaries of the optimiser's step, rounding by the allocator.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from sret_nas.cost.formulas import Affine, layers, params
@@ -117,7 +118,8 @@ def _params_by_part(shape: Shape) -> list[Number]:
 
 
 def _convolutions(shape: Shape) -> list[Affine]:
-    return [x for x in layers(shape) if isinstance(x, Affine) and x.stage == "stem"]
+    stem = itertools.takewhile(lambda layer: layer.stage == "stem", layers(shape))
+    return [layer for layer in stem if isinstance(layer, Affine)]
 
 
 def _stem_forward(shape: Shape) -> Iterator[Number]:

@@ -124,7 +124,8 @@ def shape(arch: Architecture) -> Shape:
             attention_units=stage.attention_units,
             mlp_units=stage.mlp_units,
             attention_pairs=stage.blocks * sum(tokens * (tokens // g) for g in stage.groups),
-            permuted=sum(step.permuted for step in stage.schedule(tokens, arch.permute)),
+            permuted=stage.blocks
+            * sum(arch.permute != "none" and 1 < g < tokens for g in stage.groups[1:]),
         )
         for stage, tokens in zip(arch.stages, arch.tokens, strict=True)
     )
