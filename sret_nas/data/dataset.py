@@ -201,7 +201,7 @@ def find(source: str, image_size: int, root: Path | None = None) -> Source:
     raise DataError(
         f"'{source}' is neither a folder nor the name of a data set"
         + (f"; did you mean '{guess}'?" if guess else ""),
-        f"names: {', '.join(names)}; by timm: {', '.join(f'{p}/…' for p in timm_sets.PREFIXES)}",
+        f"names: {', '.join(names)}; by timm: {', '.join(f'{p}/…' for p in timm_sets.PACKAGES)}",
     )
 
 

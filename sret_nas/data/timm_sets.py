@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import sys
 from pathlib import Path
@@ -17,16 +18,19 @@ from sret_nas.data.items import ArrayItems, IndexedItems, Items, square_pixels
 from sret_nas.data.labels import labels_of
 from sret_nas.data.source import Source
 
-PREFIXES = ("hfds", "hfids", "tfds", "wds", "torch")
-PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"} | {
-    "wds": "webdataset"
+PACKAGES = {
+    "hfds": "datasets",
+    "hfids": "datasets",
+    "tfds": "tensorflow_datasets",
+    "wds": "webdataset",
 }
+"""Prefixes of timm's names, and the package that reads each."""
 TEST_SPLITS = ("test", "validation")
 
 
 def is_timm_name(name: str) -> bool:
     """Whether the name has a prefix that timm knows."""
-    return name.partition("/")[0].lower() in PREFIXES and "/" in name
+    return name.partition("/")[0].lower() in PACKAGES and "/" in name
 
 
 def timm_set(name: str, root: Path | None, image_size: int, most: int) -> Source:
@@ -72,17 +76,14 @@ def _test(name: str, root: Path | None, image_size: int, most: int) -> Items:
 def _open(name: str, root: Path | None, split: str) -> Any:
     from timm.data import create_dataset  # a slow import, needed here alone
 
-    prefix = name.partition("/")[0].lower()
+    package = None if _is_tar(name) else PACKAGES[name.partition("/")[0].lower()]
+    if package and importlib.util.find_spec(package) is None:
+        raise DataError(f"{name}: needs the package '{package}'", f"pip install {package}")
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            if _is_tar(name):
+            if package is None:
                 return create_dataset("", root=name, split=split)
             return create_dataset(name, root=str(root) if root else None, split=split)
-    except ImportError as error:
-        package = PACKAGES.get(prefix, error.name)
-        raise DataError(
-            f"{name}: needs the package '{package}'", f"pip install {package}"
-        ) from error
     except ConnectionError as error:
         raise DownloadError(
             f"{name}: cannot be downloaded: {_line(error)}",

@@ -51,7 +51,6 @@ SETS = {
     "kmnist": Known("KMNIST", mirror=False),
     "mnist": Known("MNIST", mirror=False),
     "oxford_iiit_pet": _by_split("OxfordIIITPet", "trainval"),
-    "pcam": _by_split("PCAM"),
     "stl10": _by_split("STL10"),
     "svhn": _by_split("SVHN", mirror=False),
 }
