@@ -95,7 +95,7 @@ def test_no_nvidia_smi_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SRET_NAS_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert device.cache_folder() == tmp_path / "home" / ".cache" / "sret_nas"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert device.cache_folder() == tmp_path / "xdg" / "sret_nas"
