@@ -12,7 +12,7 @@ from sret_nas.units import format_count, format_quantity
 
 
 def annotated(source: str | Path) -> str:
-    """The text of a YAML file, each line that chooses with the number of its choices.
+    """The text of a file, each line that chooses with the number of its choices.
 
     Args:
         source: Name of a bundled space, or a file.
@@ -22,17 +22,18 @@ def annotated(source: str | Path) -> str:
     """
     space = SearchSpace.load(source)
     path = bundled().get(str(source), Path(source))
-    _, lines = files.read(path)
+    text = path.read_text(encoding="utf-8")
+    _, lines = files.parse_yaml(text)  # JSON is YAML too
     chosen: dict[int, list[int]] = defaultdict(list)
     for dimension in space.coordinates:
         chosen[lines[dimension.path]].append(len(dimension.choices))
-    text = [f"# {line}" for line in summary(space)]
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    shown = [f"# {line}" for line in summary(space)]
+    for number, line in enumerate(text.splitlines(), start=1):
         counts = chosen.get(number)
         if counts:
             line += f"{';' if '#' in line else '  #'} {' × '.join(map(str, counts))} choices"
-        text.append(line)
-    return "\n".join(text) + "\n"
+        shown.append(line)
+    return "\n".join(shown) + "\n"
 
 
 def summary(space: SearchSpace) -> list[str]:

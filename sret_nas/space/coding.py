@@ -245,6 +245,10 @@ class Coding:
             columns += [g * (recursions > loop) * np.ones(n, int) for loop, g in enumerate(groups)]
         return np.stack(columns, axis=1) if columns else np.zeros((n, 1), dtype=np.int64)
 
+    def array(self, rows: Sequence[Sequence[int]] | Sequence[Codes]) -> Codes:
+        """Encodings as an array; also of none, and of no coordinates."""
+        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self.counts))
+
     def all_codes(self, start: int, stop: int) -> Codes:
         """Encodings by their number, the last coordinate counting fastest."""
         numbers = np.arange(start, stop, dtype=np.int64)

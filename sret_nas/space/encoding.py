@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from sret_nas.arch import Architecture, Stage
 from sret_nas.space.coding import Coding
 from sret_nas.space.dimensions import Dimension, StageDimensions
@@ -30,7 +28,7 @@ def encode(coding: Coding, arch: Architecture) -> tuple[int, ...] | None:
         context += start.get("stem_stride", 0)
         for found in _stages(coding, arch, context, 0, start):
             codes = tuple(found.get(d.name, 0) for d in coding.coordinates)
-            data = coding.architectures(np.array([codes], dtype=np.int64).reshape(1, -1))
+            data = coding.architectures(coding.array([codes]))
             if Architecture.model_validate(data[0]).id == arch.id:
                 return codes
     return None

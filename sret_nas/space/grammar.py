@@ -319,8 +319,8 @@ class Reading:
                 self.wrong(path, f"nothing is said of {key}; allowed: {key}, each_loop, all_loops")
                 return ()
             name = "groups.loops" if source == "all_loops" else f"groups.{key}"
-            if len(self.tied) + len(found) > MAX_COORDINATES:
-                break
+            if len(dict.fromkeys(found)) > MAX_COORDINATES:
+                break  # will be refused; a thousand loops are not read for it
             if source == "all_loops" and found and found[-1].name.endswith("groups.loops"):
                 found.append(found[-1])
             else:

@@ -82,7 +82,7 @@ class Draws:
             yield from self._by_walks(self._frames())
             yield from self._new(self.rng.permutation(self._rest()))
         elif self._hits:
-            yield from self._by_walks(np.empty((0, len(self.space.coding.counts)), np.int64))
+            yield from self._by_walks(self.space.coding.array([]))
 
     def _feasible(self, codes: Codes) -> Codes:
         """The encodings that satisfy all bounds."""
@@ -130,7 +130,7 @@ class Draws:
         return feasible_frames(self.space.coding, self.limits, self.rng).codes
 
     def _by_walks(self, frames: Codes) -> Iterator[Architecture]:
-        hits = np.array(self._hits[:WALKS]).reshape(-1, frames.shape[1])
+        hits = self.space.coding.array(self._hits[:WALKS])
         sources = [source for source in (hits, frames) if len(source)]
         if not sources:
             return

@@ -75,11 +75,11 @@ def count_distinct(space: SearchSpace) -> Count:
     times = Counter(Counter(arch.id for arch in archs).values())
     seen, once, twice = sum(times.values()), times[1], times[2]
     estimate = min(space.size, seen + once * (once - 1) // (2 * (twice + 1)))
-    # No more repetitions than these: pairs in a sample from N equally likely are Poisson with
-    # mean C(SAMPLE, 2) / N, and an unequal sample repeats more often.
-    repeated = SAMPLE - seen
-    most_pairs = repeated + 2 * math.sqrt(repeated) + 4
-    low = min(space.size, max(seen, int(SAMPLE * (SAMPLE - 1) / 2 / most_pairs)))
+    # Pairs of equals in a sample from N that are equally likely are Poisson with mean
+    # C(SAMPLE, 2) / N; where they are not equally likely there are more.
+    pairs = sum(n * k * (k - 1) // 2 for k, n in times.items())
+    most_pairs = pairs + 2 * math.sqrt(pairs) + 4
+    low = min(space.size, max(seen, int(math.comb(SAMPLE, 2) / most_pairs)))
     return Count(max(low, estimate), low, space.size)
 
 

@@ -130,7 +130,7 @@ class SearchSpace:
                 raise UsageError(
                     f"encoding: given {number} for {d.name}; allowed: 0 to {len(d.choices) - 1}"
                 )
-        return self.decode_many(np.array([encoding], dtype=np.int64).reshape(1, -1))[0]
+        return self.decode_many(self.coding.array([encoding]))[0]
 
     def decode_many(self, codes: Codes) -> list[Architecture]:
         """The architectures of an array of encodings, (n, coordinates)."""
@@ -187,8 +187,7 @@ class SearchSpace:
                 steps = [k for k in (here - 1, here + 1) if 0 <= k < len(d.choices)]
             moves += [[*encoding[:j], k, *encoding[j + 1 :]] for k in steps]
         found: list[Encoding] = []
-        codes = np.array(moves, dtype=np.int64).reshape(len(moves), -1)
-        for move, arch in zip(moves, self.decode_many(codes), strict=True):
+        for move, arch in zip(moves, self.decode_many(self.coding.array(moves)), strict=True):
             if arch.id not in ids:
                 ids.add(arch.id)
                 found.append(tuple(map(int, move)))
