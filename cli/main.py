@@ -17,7 +17,7 @@ import typer
 from sret_nas import __version__
 from sret_nas.errors import SretNasError
 
-from . import calibrate, doctor, output, profile, spaces
+from . import calibrate, doctor, output, pareto, profile, search, spaces
 
 app = typer.Typer(
     name="sret-nas",
@@ -25,13 +25,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find Pareto-optimal Sliced Recursive Transformers for a budget and a device.",
-    epilog="Example: sret-nas profile sret_t sret_s",
+    epilog="Example: sret-nas search --budget 4GFLOPs",
 )
+app.command(epilog="Example: sret-nas search --budget 4GFLOPs")(search.search)
 app.command(epilog="Example: sret-nas profile sret_t sret_s deit_small_patch16_224")(
     profile.profile
 )
 app.command(epilog="Example: sret-nas calibrate sret_tiny --threads 1")(calibrate.calibrate)
 app.add_typer(spaces.app, name="spaces", epilog="Example: sret-nas spaces list")
+app.command(epilog="Example: sret-nas pareto runs/NAME --format csv")(pareto.pareto)
 app.command(epilog="Example: sret-nas doctor --format json")(doctor.doctor)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sret_nas.cli import main, output
 from typer.main import get_command
 
 import sret_nas
-from sret_nas.cli import main, output
 
 Cli = Callable[..., Any]
 

@@ -1,0 +1,255 @@
+"""``sret-nas search``: the main job."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sret_nas.errors import UsageError
+from sret_nas.units import format_quantity, parse_budgets
+
+from .output import Column, Format, FormatOption, JsonOption, emit, note, print_json, status
+
+if TYPE_CHECKING:
+    from sret_nas.search import Outcome, RunConfig
+    from sret_nas.space import SearchSpace
+
+DEFAULT_TRIALS = 24
+"""Candidates where neither trials nor a time are given: ten minutes of ``fast`` on two cores."""
+SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def search(
+    space: Annotated[str, typer.Argument(help="Search space: a name or a YAML file.")] = "sret",
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget", "-b", help="Upper bound, e.g. 4GFLOPs, 5Mparams, 2ms; repeatable."
+        ),
+    ] = None,
+    objectives: Annotated[
+        str, typer.Option(help="Of loss, accuracy, macs, params, latency, memory.")
+    ] = "loss,macs",
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Candidates over the whole run.")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(help="Time over the whole run, e.g. 90s, 30m, 2h.")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Demonstration set, cifar10, a folder of images by class, ….")
+    ] = "demo",
+    proxy: Annotated[
+        str, typer.Option(help="auto, fast, standard, thorough or a YAML file.")
+    ] = "auto",
+    sampler: Annotated[
+        str, typer.Option(help="auto, tpe, nsga2, nsga3, gp, qmc or random.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one a core on a CPU.")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(help="Address of another Optuna storage.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="One worker, one seed: one result.")] = 0,
+    seeds: Annotated[
+        bool, typer.Option("--seeds/--no-seeds", help="Try the published variants first.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan; train nothing.")
+    ] = False,
+    form: FormatOption = Format.table,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the Pareto-optimal architectures of a space under a budget.
+
+    The same command goes on with a run that was interrupted.
+    """
+    form = Format.json if as_json else form
+    budgets = parse_budgets(budget or [])
+    from sret_nas.search.objectives import parse
+    from sret_nas.search.samplers import check
+    from sret_nas.space import SearchSpace
+
+    goals = parse([name.strip() for name in objectives.split(",")])
+    sampler = check(sampler)
+    limit_s = _seconds(timeout)
+    found = SearchSpace.load(space)
+    for bound in found.examine(budgets):
+        if bound.excludes_nothing:
+            note(f"note: budget '{bound.budget}' excludes nothing of space '{found.name}'")
+
+    from sret_nas.data import load_data
+    from sret_nas.device import cores, resolve
+    from sret_nas.proxy import choose
+    from sret_nas.search import Ended, RunConfig, RunDir, commit, versions
+    from sret_nas.search import search as run_search
+
+    place = resolve(device)
+    plan, plan_name = choose(proxy, device)
+    with status() as progress:
+        progress(f"reading data '{data}'")
+        images = load_data(data, seed=seed, **plan.load_options())  # type: ignore[arg-type]
+    timed = any(b.metric == "latency_ms" for b in budgets) or any(
+        goal.name == "latency_ms" for goal in goals
+    )
+    if workers is None:
+        workers = cores() if place.type == "cpu" and not timed else 1
+    config = RunConfig(
+        space=found.file.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        space_folder=str(Path(space).resolve().parent) if Path(space).is_file() else None,
+        budget=tuple(str(bound) for bound in budgets),
+        objectives=tuple(goal.name for goal in goals),
+        data={"source": data, "fingerprint": images.fingerprint},
+        proxy=plan,
+        sampler=sampler,
+        seed=seed,
+        published=seeds,
+        device=device,
+        trials=trials or (None if limit_s else DEFAULT_TRIALS),
+        timeout_s=limit_s,
+        workers=workers,
+        versions=versions(),
+        commit=commit(),
+    )
+    run = RunDir(out or Path("runs") / config.name, storage)
+    _announce(run.path, config, plan_name, images)
+    if dry_run:
+        _plan(found, config, images, form)
+        return
+
+    from .view import view
+
+    with view(run, config) as shown:
+        if run.exists and run.database.exists():
+            run.config()
+            shown.skip(run.study(create=config))
+        ended: Ended = run_search(run, config, shown)
+    _finish(ended.outcome, form)
+    if ended.ending == "interrupted":
+        note("interrupted: everything finished is kept; the same command goes on")
+        raise typer.Exit(130)
+    if ended.ending == "timeout":
+        note("the time is up; with a longer --timeout the same command goes on")
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    if not match or match[2] not in SECONDS or not float(match[1]):
+        raise UsageError(f"--timeout: given '{text}'; allowed: e.g. 90s, 30m, 2h")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def _announce(path: Path, config: RunConfig, plan_name: str, images: Any) -> None:
+    plan = config.proxy
+    note(f"run     {path}")
+    note(
+        f"proxy   {plan_name}: {plan.image_size} px, stem stride {plan.stem_stride}, "
+        f"width ×{plan.width:g}, {len(images.train):,} images, {plan.epochs} epochs, "
+        f"rungs at {', '.join(map(str, plan.rungs))}"
+    )
+    note(f"workers {config.workers} on {config.device}")
+    for line in images.notes:
+        note(f"data    {line}")
+
+
+def _plan(space: SearchSpace, config: RunConfig, images: Any, form: Format) -> None:
+    """The plan of a run: how much is feasible, what it would try, how long it would take."""
+    from sret_nas.device import resolve
+    from sret_nas.evaluate import ProxyEvaluator
+    from sret_nas.space import check, clock
+
+    timed = any(b.metric == "latency_ms" for b in config.budgets)
+    with status() as progress:
+        progress("drawing an architecture and training it for a few steps")
+        feasible = check(space, config.budgets, seed=config.seed)
+        (arch,) = space.sample(
+            1, config.seed, config.budgets, clock(config.device) if timed else None
+        )
+        evaluator = ProxyEvaluator(config.proxy, images, resolve(config.device))
+        speed = evaluator.images_per_second(arch)
+    trials = config.trials or DEFAULT_TRIALS
+    work = config.proxy.search_images(trials, images)
+    document = {
+        "schema": 1,
+        "space": space.name,
+        "budget": list(config.budget),
+        "feasible_share": feasible.share.value,
+        "proxy": config.proxy.model_dump(mode="json"),
+        "trials": trials,
+        "training_images": work,
+        "images_per_s": speed,
+        "expected_s": work / (speed * config.workers),
+        "architecture": arch.to_dict(),
+    }
+    if form is Format.json:
+        print_json(document)
+        return
+    rows = [
+        {"what": "feasible share of the space", "value": f"{feasible.share.value:.2%}"},
+        {"what": "candidates", "value": str(trials)},
+        {"what": "work", "value": f"{work:,} training images"},
+        {"what": "speed of one worker", "value": f"{speed:,.0f} images/s, measured on the sample"},
+        {"what": "expected time", "value": f"{document['expected_s']:,.0f} s"},
+        {"what": "a sample", "value": f"{arch.id} {arch.to_json()}"},
+    ]
+    emit(rows, [Column("what", "plan", left=True), Column("value", "", left=True)], form)
+
+
+FRONT = [
+    Column("trial", "trial"),
+    Column("id", "id", rank=5, left=True),
+    Column("val_loss", "val loss", lambda v: f"{v:.4f}"),
+    Column("confirmed_loss", "mean loss", lambda v: f"{v:.4f}", rank=1),
+    Column("confirmed_std", "± std", lambda v: f"{v:.4f}", rank=2),
+    Column("val_accuracy", "val acc", lambda v: f"{v:.2%}", rank=3),
+    Column("test_accuracy", "test acc", lambda v: f"{v:.2%}", rank=2),
+    Column("macs", "MACs", lambda v: format_quantity("macs", v).removesuffix(" MACs")),
+    Column("params", "params", lambda v: format_quantity("params", v).removesuffix(" params")),
+    Column("latency_ms", "ms", lambda v: f"{v:.3g}", rank=4),
+    Column("peak_bytes", "memory", lambda v: format_quantity("peak_bytes", v), rank=6),
+    Column("dethroned", "stands", lambda v: "no" if v else "yes", rank=3, left=True),
+]
+
+
+def show_front(outcome: Outcome, form: Format) -> None:
+    """Print the front of a run."""
+    emit(outcome.rows(), FRONT, form, outcome.to_dict())
+
+
+def _finish(outcome: Outcome, form: Format) -> None:
+    show_front(outcome, form)
+    counts = outcome.counts()
+    note("")
+    note(", ".join(f"{number} {state}" for state, number in counts.items()))
+    for reason, number in outcome.failures().items():
+        note(f"  failed: {number} × {reason}")
+    turned_down = outcome.turned_down()
+    if turned_down:
+        words = ", ".join(f"{number} {reason}" for reason, number in turned_down.items())
+        note(f"proposals turned down untrained: {words}")
+    saving = outcome.saving()
+    if saving is not None:
+        note(f"stopping at rungs saved {saving:.0%} of the epochs")
+    for order in outcome.fidelity():
+        note(
+            f"order by {order.by}: Kendall τ {order.tau:.2f} [{order.low:.2f}, {order.high:.2f}] "
+            f"with the final loss over {order.candidates} candidates"
+        )
+    seconds = outcome.seconds()
+    if seconds["workers"]:
+        rest = 1 - seconds["training"] / seconds["workers"]
+        note(
+            f"{seconds['total']:,.0f} s in all; of all workers' time "
+            f"{1 - rest:.1%} training, {rest:.1%} everything else"
+        )
+    best = outcome.recommended()
+    path = outcome.run.path
+    note(f"files   {path}/pareto.json, pareto.csv, architectures/")
+    if best:
+        note(f"next    sret-nas profile {path}/architectures/{best.trial:03d}.yaml")

@@ -1,0 +1,164 @@
+"""What one sees of a search: a live view on a terminal, a line a trial in a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sret_nas.units import format_quantity
+
+from .output import note, stderr
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from sret_nas.search import Outcome, RunConfig, RunDir
+
+EVERY_S = 0.5
+BARS = "▁▂▃▄▅▆▇█"
+
+
+class View:
+    """Follows a study; called again and again while the search goes on."""
+
+    def __init__(self, run: RunDir, config: RunConfig, live: Live | None) -> None:
+        self.run = run
+        self.config = config
+        self.live = live
+        self.start = time.monotonic()
+        self.last = 0.0
+        self.told: set[int] = set()
+        self.confirmed: set[str] = set()
+
+    def __call__(self, study: optuna.Study, final: bool = False) -> None:
+        """Show what has changed, at most twice a second."""
+        now = time.monotonic()
+        if not final and now - self.last < EVERY_S:
+            return
+        self.last = now
+        from sret_nas.search import Outcome
+
+        outcome = Outcome(self.run, self.config, study)
+        if self.live is not None:
+            self.live.update(self._picture(outcome))
+        else:
+            self._lines(outcome)
+
+    # -- a pipe ------------------------------------------------------------------------------
+
+    def skip(self, study: optuna.Study) -> None:
+        """Take what is already there as told: a run that goes on."""
+        self.told = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+        self.confirmed = {key for key in study.user_attrs if key.startswith("confirmed:")}
+
+    def _lines(self, outcome: Outcome) -> None:
+        for trial in outcome.trials:
+            if trial.state.is_finished() and trial.number not in self.told:
+                self.told.add(trial.number)
+                note(_line(trial))
+        for key, value in outcome.study.user_attrs.items():
+            if key.startswith("confirmed:") and key not in self.confirmed:
+                self.confirmed.add(key)
+                _, number, seed = key.split(":")
+                found = value.get("reason") or f"val_loss {value['val_loss']:.4f}"
+                note(f"trial {number} confirmed with seed {seed}: {found}")
+
+    # -- a terminal --------------------------------------------------------------------------
+
+    def _picture(self, outcome: Outcome) -> RenderableType:
+        counts = outcome.counts()
+        finished = sum(counts.values())
+        words = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+        head = Text(f"{self.run.path}  {finished} of {self.config.trials or '∞'} trials  {words}  ")
+        head.append(f"{time.monotonic() - self.start:,.0f} s", style="dim")
+        parts: list[RenderableType] = [head]
+        if self.config.trials:
+            parts.append(ProgressBar(self.config.trials, finished, width=60))
+        epochs = self.config.proxy.epochs
+        running = [trial for trial in outcome.trials if not trial.state.is_finished()]
+        parts += [Text(f"running {_running(trial, epochs)}") for trial in running]
+        table = Table(box=None, pad_edge=False, title="front so far", title_justify="left")
+        for title in ("trial", "val_loss", "accuracy", "MACs", "params"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for member in outcome.front:
+            table.add_row(*_cells(member.trial, member.metrics))
+        parts.append(table)
+        seconds = outcome.seconds()
+        spent = ", ".join(f"{k} {seconds[k]:,.0f} s" for k in ("training", "sampling", "latency"))
+        parts.append(Text(f"of all workers: {spent}", style="dim"))
+        return Group(*parts)
+
+
+def _running(trial: FrozenTrial, epochs: int) -> str:
+    curve = trial.user_attrs.get("curve", [])
+    losses = [epoch["val_loss"] for epoch in curve]
+    arch_id = trial.user_attrs.get("id", "")
+    return f"{trial.number:4d} {arch_id}  epoch {len(curve)}/{epochs}  {sparkline(losses)}"
+
+
+def sparkline(values: list[float]) -> str:
+    """Values as small bars, the last one in figures.
+
+    Example:
+        >>> sparkline([3.0, 2.0, 1.0])
+        '█▄▁ 1.000'
+    """
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    steps = len(BARS) - 1
+    bars = (
+        BARS[round(steps * (v - low) / (high - low))] if high > low else BARS[0] for v in values
+    )
+    return f"{''.join(bars)} {values[-1]:.3f}"
+
+
+def _cells(number: int, metrics: dict[str, Any]) -> list[str]:
+    return [
+        str(number),
+        f"{metrics['val_loss']:.4f}",
+        f"{metrics['val_accuracy']:.2%}",
+        format_quantity("macs", metrics["macs"]),
+        format_quantity("params", metrics["params"]),
+    ]
+
+
+def _line(trial: FrozenTrial) -> str:
+    attributes = trial.user_attrs
+    state = trial.state.name.lower()
+    if attributes.get("interrupted"):
+        return f"trial {trial.number} interrupted: its architecture is tried again"
+    metrics = attributes.get("metrics", {})
+    words = [f"trial {trial.number} {'stopped' if state == 'pruned' else state}"]
+    if "val_loss" in metrics:
+        words.append(f"val_loss {metrics['val_loss']:.4f}")
+        words.append(f"val_accuracy {metrics['val_accuracy']:.2%}")
+    if "macs" in metrics:
+        words += [format_quantity(name, metrics[name]) for name in ("macs", "params")]
+    curve = attributes.get("curve", [])
+    words.append(f"{len(curve)} epochs in {sum(e['seconds'] for e in curve):.1f} s")
+    if "reason" in attributes:
+        words.append(f"{attributes['reason']}: {attributes.get('error', '')}")
+    return ", ".join(words)
+
+
+@contextmanager
+def view(run: RunDir, config: RunConfig) -> Iterator[View]:
+    """A view of a search: live on a terminal, lines elsewhere; both on stderr."""
+    console = stderr()
+    if not console.is_terminal:
+        yield View(run, config, None)
+        return
+    with Live(console=console, auto_refresh=False, transient=True, refresh_per_second=4) as live:
+        live.auto_refresh = False
+        shown = View(run, config, live)
+        yield shown

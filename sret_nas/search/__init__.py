@@ -1,0 +1,24 @@
+"""The search: an Optuna study under a budget, with rungs, workers and resume."""
+
+from sret_nas.search.config import RunConfig, commit, versions
+from sret_nas.search.outcome import Confirmation, Member, Order, Outcome
+from sret_nas.search.run import Ended, architecture, load, search
+from sret_nas.search.rundir import RunDir
+from sret_nas.search.samplers import SAMPLERS, FilteredSampler
+
+__all__ = [
+    "SAMPLERS",
+    "Confirmation",
+    "Ended",
+    "FilteredSampler",
+    "Member",
+    "Order",
+    "Outcome",
+    "RunConfig",
+    "RunDir",
+    "architecture",
+    "commit",
+    "load",
+    "search",
+    "versions",
+]

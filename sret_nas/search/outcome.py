@@ -1,0 +1,378 @@
+"""What a run found: the front, its confirmation, the ledger, the fidelity of its proxy.
+
+Read from the study alone, at any time, while the run goes on or afterwards.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import optuna
+import scipy.stats
+from optuna.trial import FrozenTrial, TrialState
+
+from sret_nas import files, pareto
+from sret_nas.arch import Architecture
+from sret_nas.search.config import RunConfig
+from sret_nas.search.objectives import losses
+from sret_nas.search.rundir import RunDir, reported
+from sret_nas.search.samplers import counted, interrupted
+from sret_nas.units import as_mapping
+
+BOOTSTRAPS = 500
+METRICS = ("val_loss", "val_accuracy", "macs", "params", "peak_bytes", "latency_ms")
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A member of the front over several seeds, the search's own first.
+
+    Attributes:
+        seeds: Trainings in all.
+        val_loss: Mean.
+        val_loss_std: Sample standard deviation; 0 with one seed.
+        val_accuracy: Mean.
+        test_accuracy: Mean over the confirming seeds; ``None`` without test images.
+        test_accuracy_std: Likewise, sample standard deviation.
+        failed: Reasons of trainings that failed.
+    """
+
+    seeds: int
+    val_loss: float
+    val_loss_std: float
+    val_accuracy: float
+    test_accuracy: float | None = None
+    test_accuracy_std: float | None = None
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One architecture of the front.
+
+    Attributes:
+        trial: Number of its trial.
+        id: Of the architecture.
+        metrics: What its own trial reached and what it costs.
+        architecture: The architecture.
+        confirmation: ``None`` until confirmed.
+        dethroned: Whether another member dominates it once all are confirmed.
+    """
+
+    trial: int
+    id: str
+    metrics: dict[str, float | None]
+    architecture: Architecture
+    confirmation: Confirmation | None = None
+    dethroned: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as the contract has it."""
+        return {
+            "trial": self.trial,
+            "id": self.id,
+            "metrics": self.metrics,
+            "confirmation": self.confirmation and asdict(self.confirmation),
+            "dethroned": self.dethroned,
+            "architecture": self.architecture.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Order:
+    """How well something ordered what the last rung found.
+
+    Attributes:
+        by: The first rung's loss, the parameter count or the MACs.
+        tau: Kendall's τ-b; 1 is the same order.
+        low: Lower end of the 95% bootstrap interval.
+        high: Upper end.
+        candidates: How many were ordered.
+    """
+
+    by: str
+    tau: float
+    low: float
+    high: float
+    candidates: int
+
+
+@dataclass
+class Outcome:
+    """A run as its study has it.
+
+    Attributes:
+        run: The run directory.
+        config: What was asked for.
+        study: The study.
+    """
+
+    run: RunDir
+    config: RunConfig
+    study: optuna.Study
+    trials: list[FrozenTrial] = field(init=False)
+
+    def __post_init__(self) -> None:
+        with reported(self.run.path):
+            self.trials = self.study.get_trials(deepcopy=False)
+
+    @cached_property
+    def _attributes(self) -> dict[str, Any]:
+        return self.study.user_attrs
+
+    # -- counts and seconds ------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Trials by what became of them; interrupted ones do not count."""
+        states = Counter(trial.state for trial in counted(self.trials))
+        return {
+            "complete": states[TrialState.COMPLETE],
+            "pruned": states[TrialState.PRUNED],
+            "failed": states[TrialState.FAIL],
+        }
+
+    def failures(self) -> dict[str, int]:
+        """Failed trials by reason."""
+        failed = [t for t in counted(self.trials) if t.state == TrialState.FAIL]
+        return dict(Counter(str(t.user_attrs.get("reason", "unknown")) for t in failed))
+
+    def turned_down(self) -> dict[str, int]:
+        """Proposals that were never trained, by reason."""
+        total: Counter[str] = Counter()
+        for trial in self.trials:
+            total.update(trial.user_attrs.get("turned_down", {}))
+        return dict(total)
+
+    def seconds(self) -> dict[str, float]:
+        """Where the time went.
+
+        ``total`` is wall time; ``training``, ``latency`` and ``sampling`` are sums over
+        workers; ``workers`` is the wall time of all workers together, so that
+        ``overhead`` is what of it is none of these.
+        """
+        found = {"training": 0.0, "latency": 0.0, "sampling": 0.0}
+        for trial in self.trials:
+            for key, value in trial.user_attrs.get("seconds", {}).items():
+                found[key] += value
+            found["training"] += sum(e["seconds"] for e in trial.user_attrs.get("curve", []))
+        for key, value in self._attributes.items():
+            if key.startswith("confirmed:"):
+                found["training"] += value.get("seconds", 0.0)
+        sessions = [v for k, v in self._attributes.items() if k.startswith("session:")]
+        found["latency"] += sum(s.get("latency", 0.0) for s in sessions)
+        total = sum(session["seconds"] for session in sessions)
+        workers = sum(session["seconds"] * session["workers"] for session in sessions)
+        overhead = max(0.0, workers - sum(found.values()))
+        return {"total": total, **found, "workers": workers, "overhead": overhead}
+
+    def saving(self) -> float | None:
+        """Share of the epochs that stopping at rungs saved, against training all to the end."""
+        trained = [len(t.user_attrs.get("curve", [])) for t in self._trained()]
+        full = self.config.proxy.epochs * len(trained)
+        return 1 - sum(trained) / full if full else None
+
+    def _trained(self) -> list[FrozenTrial]:
+        done = (TrialState.COMPLETE, TrialState.PRUNED)
+        return [trial for trial in self.trials if trial.state in done]
+
+    # -- the front ---------------------------------------------------------------------------
+
+    def complete(self) -> list[FrozenTrial]:
+        """Trials that were trained to the end."""
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+
+    @cached_property
+    def front(self) -> list[Member]:
+        """The non-dominated architectures, cheapest first."""
+        goals = self.config.goals
+        trials = self.complete()
+        points = [losses(goals, trial.user_attrs["metrics"]) for trial in trials]
+        keep: Sequence[Any] = pareto.front(points).tolist() if points else []
+        members = [self._member(trial) for trial, kept in zip(trials, keep, strict=True) if kept]
+        dethroned = self._dethroned(members)
+        members = [
+            Member(**{**vars(member), "dethroned": lost})
+            for member, lost in zip(members, dethroned, strict=True)
+        ]
+        return sorted(members, key=lambda m: (m.metrics["macs"] or 0, m.trial))
+
+    def _member(self, trial: FrozenTrial) -> Member:
+        metrics = dict(trial.user_attrs["metrics"])
+        measured = self._attributes.get(f"latency:{trial.number}")
+        if measured:
+            metrics["latency_ms"] = measured["median_ms"]
+        return Member(
+            trial=trial.number,
+            id=trial.user_attrs["id"],
+            metrics={key: metrics.get(key) for key in METRICS},
+            architecture=Architecture.load(trial.user_attrs["architecture"]),
+            confirmation=self._confirmation(trial),
+        )
+
+    def _confirmation(self, trial: FrozenTrial) -> Confirmation | None:
+        prefix = f"confirmed:{trial.number}:"
+        found = [v for k, v in sorted(self._attributes.items()) if k.startswith(prefix)]
+        if not found:
+            return None
+        good = [one for one in found if "val_loss" in one]
+        own = trial.user_attrs["metrics"]
+        val_losses = [own["val_loss"], *(one["val_loss"] for one in good)]
+        tests = [one["test_accuracy"] for one in good if one["test_accuracy"] is not None]
+        return Confirmation(
+            seeds=len(val_losses),
+            val_loss=statistics.fmean(val_losses),
+            val_loss_std=statistics.stdev(val_losses) if len(val_losses) > 1 else 0.0,
+            val_accuracy=statistics.fmean(
+                [own["val_accuracy"], *(one["val_accuracy"] for one in good)]
+            ),
+            test_accuracy=statistics.fmean(tests) if tests else None,
+            test_accuracy_std=statistics.stdev(tests) if len(tests) > 1 else None,
+            failed=tuple(one["reason"] for one in found if "reason" in one),
+        )
+
+    def _dethroned(self, members: Sequence[Member]) -> list[bool]:
+        if not all(member.confirmation for member in members):
+            return [False] * len(members)
+        confirmed = []
+        for member in members:
+            assert member.confirmation is not None
+            means = {
+                "val_loss": member.confirmation.val_loss,
+                "val_accuracy": member.confirmation.val_accuracy,
+            }
+            confirmed.append(losses(self.config.goals, dict(member.metrics) | means))  # type: ignore[arg-type]
+        return [not kept for kept in pareto.front(confirmed)] if confirmed else []
+
+    def recommended(self) -> Member | None:
+        """The member to take: the best quality that still stands after confirmation."""
+        (goal,) = [goal for goal in self.config.goals if goal.trained]
+
+        def quality(member: Member) -> float:
+            source = member.confirmation and asdict(member.confirmation)
+            value = (source or member.metrics)[goal.name]
+            return goal.loss(float(value or 0.0))
+
+        standing = [member for member in self.front if not member.dethroned]
+        return min(standing, key=quality, default=None)
+
+    # -- how far the proxy can be trusted ----------------------------------------------------
+
+    def fidelity(self, seed: int = 0) -> list[Order]:
+        """How the first rung, the parameters and the MACs ordered the final losses.
+
+        Over the candidates that reached the last rung: a stopped one has no final loss.
+        Empty with fewer than three of them.
+        """
+        trials = self.complete()
+        if len(trials) < 3:
+            return []
+        final = [trial.user_attrs["metrics"]["val_loss"] for trial in trials]
+        first = self.config.proxy.rungs[0]
+        orders = {
+            f"val_loss at epoch {first}": [
+                trial.user_attrs["curve"][first - 1]["val_loss"] for trial in trials
+            ],
+            "params": [-trial.user_attrs["metrics"]["params"] for trial in trials],
+            "macs": [-trial.user_attrs["metrics"]["macs"] for trial in trials],
+        }
+        return [_order(by, values, final, seed) for by, values in orders.items()]
+
+    def hypervolumes(self) -> list[tuple[int, float]]:
+        """Hypervolume after each complete trial, as a share of the final one.
+
+        The reference point is the worst value of every objective over all complete
+        trials, so that the share is comparable within this run alone.
+        """
+        goals = self.config.goals
+        trials = sorted(self.complete(), key=lambda t: t.datetime_complete or t.datetime_start)  # type: ignore[arg-type, return-value]
+        points = np.array([losses(goals, trial.user_attrs["metrics"]) for trial in trials])
+        if len(points) < 2:
+            return []
+        reference = points.max(axis=0) + 1e-9 * np.abs(points.max(axis=0))
+        whole = pareto.hypervolume(points, reference)
+        if not whole:
+            return []
+        return [
+            (trial.number, pareto.hypervolume(points[: i + 1], reference) / whole)
+            for i, trial in enumerate(trials)
+        ]
+
+    # -- as files ----------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as the contract has it."""
+        return {
+            "schema": 1,
+            "run": str(self.run.path),
+            "space": self.config.space.get("name"),
+            "budget": dict(as_mapping(self.config.budgets)),
+            "objectives": list(self.config.objectives),
+            "data": self.config.data,
+            "trials": self.counts(),
+            "interrupted": sum(map(interrupted, self.trials)),
+            "failures": self.failures(),
+            "turned_down": self.turned_down(),
+            "seconds": self.seconds(),
+            "saved_by_rungs": self.saving(),
+            "fidelity": [asdict(order) for order in self.fidelity()],
+            "front": [member.to_dict() for member in self.front],
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The front as flat rows."""
+        rows = []
+        for member in self.front:
+            confirmation = asdict(member.confirmation) if member.confirmation else {}
+            rows.append(
+                {"trial": member.trial, "id": member.id}
+                | member.metrics
+                | {
+                    "confirmed_loss": confirmation.get("val_loss"),
+                    "confirmed_std": confirmation.get("val_loss_std"),
+                    "seeds": confirmation.get("seeds", 1),
+                    "test_accuracy": confirmation.get("test_accuracy"),
+                    "dethroned": member.dethroned,
+                }
+            )
+        return rows
+
+    def write(self) -> None:
+        """Write ``pareto.json``, ``pareto.csv`` and the architectures of the front."""
+        with reported(self.run.path):
+            files.write(self.run.path / "pareto.json", json.dumps(self.to_dict(), indent=1) + "\n")
+            text = io.StringIO()
+            rows = self.rows()
+            if rows:
+                writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            files.write(self.run.path / "pareto.csv", text.getvalue())
+            current = {f"{member.trial:03d}.yaml": member for member in self.front}
+            for path in self.run.architectures.glob("*.yaml"):
+                if path.name not in current:
+                    path.unlink()
+            for name, member in current.items():
+                member.architecture.save(self.run.architectures / name)
+
+
+def _order(by: str, values: Sequence[float], final: Sequence[float], seed: int) -> Order:
+    rng = np.random.default_rng(seed)
+    x, y = np.asarray(values, dtype=float), np.asarray(final, dtype=float)
+    taus = []
+    for _ in range(BOOTSTRAPS):
+        at = rng.integers(len(x), size=len(x))
+        tau = float(scipy.stats.kendalltau(x[at], y[at]).statistic)
+        if np.isfinite(tau):
+            taus.append(tau)
+    tau = float(scipy.stats.kendalltau(x, y).statistic)
+    low, high = np.percentile(taus, [2.5, 97.5]) if taus else (tau, tau)
+    return Order(by, tau if np.isfinite(tau) else 0.0, float(low), float(high), len(x))

@@ -1,0 +1,252 @@
+"""Samplers by name, each under one filter.
+
+The filter lets only architectures into a study that satisfy the budget, exist at
+the proxy's scale and were never tried. What it turns down never becomes a trial's
+parameters; it is counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from sret_nas.arch import Architecture
+from sret_nas.cost import cost
+from sret_nas.errors import SretNasError, UsageError
+from sret_nas.files import nearest
+from sret_nas.space import SearchSpace
+from sret_nas.units import Budget
+
+TRIES = 8
+"""Proposals of the base sampler before the nearest acceptable neighbour is taken."""
+
+Params = dict[str, Any]
+
+
+class SpaceExhausted(SretNasError):  # noqa: N818
+    """Every acceptable architecture of the space has been tried."""
+
+
+def _nsga(kind: type[BaseSampler], population: int = 20) -> Callable[[int], BaseSampler]:
+    return lambda seed: kind(population_size=population, seed=seed)  # type: ignore[call-arg]
+
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(multivariate=True, seed=seed),
+    "nsga2": _nsga(optuna.samplers.NSGAIISampler),
+    "nsga3": _nsga(optuna.samplers.NSGAIIISampler),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    "qmc": lambda seed: optuna.samplers.QMCSampler(
+        seed=0, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
+    ),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+}
+"""By name, from a seed. A new one is added here and in the conformance suite."""
+DEFAULT = "tpe"
+
+
+def check(name: str) -> str:
+    """The sampler that a name means; ``auto`` is the default one.
+
+    Raises:
+        UsageError: no such sampler.
+    """
+    if name == "auto":
+        return DEFAULT
+    if name not in SAMPLERS:
+        guess = nearest(name, list(SAMPLERS))
+        raise UsageError(
+            f"sampler: given '{name}'" + (f"; did you mean '{guess}'?" if guess else ""),
+            f"allowed: auto, {', '.join(SAMPLERS)}",
+        )
+    return name
+
+
+def interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial came to nothing through no fault of its architecture."""
+    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get("interrupted"))
+
+
+def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that stand: all but interrupted ones."""
+    return [trial for trial in trials if not interrupted(trial)]
+
+
+class FilteredSampler(BaseSampler):
+    """Any of Optuna's samplers, proposing only what is feasible and new.
+
+    A proposal is a function of the seed and of the trials that stand, so a run
+    that was interrupted goes on as if it had not been. First come architectures
+    whose trial was interrupted, then the seeds, then the base sampler's.
+
+    Args:
+        space: What is proposed.
+        budgets: Bounds; those on latency are the caller's, through ``accepts``.
+        name: Name of the base sampler.
+        seed: Of all proposals.
+        accepts: Further conditions; a reason to turn an architecture down, or ``None``.
+        first: Architectures to try before all others; those not acceptable are skipped.
+
+    Attributes:
+        turned_down: Of the last proposal, how often and for which reason.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        budgets: Sequence[Budget],
+        name: str = DEFAULT,
+        seed: int = 0,
+        accepts: Callable[[Architecture], str | None] = lambda _: None,
+        first: Sequence[Architecture] = (),
+    ) -> None:
+        self.space = space
+        self.budgets = [b for b in budgets if b.metric != "latency_ms"]
+        self.limits = {b.metric: b.limit for b in self.budgets}
+        self.name = check(name)
+        self.seed = seed
+        self.accepts = accepts
+        self.first = [arch for arch in first if arch in space]
+        self.turned_down: dict[str, int] = {}
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """All coordinates at once: none is sampled alone."""
+        return dict(self.space.distributions)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Never needed: every coordinate is sampled together."""
+        raise UsageError(f"parameter '{param_name}' is not one of space '{self.space.name}'")
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """The base sampler's preparation, from this proposal's own seed."""
+        self._base = self._fresh(study)
+        self._base.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """The base sampler's bookkeeping."""
+        self._fresh(study).after_trial(study, trial, state, values)
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: Mapping[str, BaseDistribution],
+    ) -> Params:
+        """The next architecture, as parameters.
+
+        Raises:
+            SpaceExhausted: nothing acceptable is left.
+        """
+        self.turned_down = {}
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        standing = counted(others)
+        seen = {str(t.user_attrs.get("id")) for t in standing}
+        for t in others:
+            if interrupted(t) and t.params and t.user_attrs.get("id") not in seen:
+                self._generation(study, trial)
+                return dict(t.params)
+        for arch in self.first:
+            if arch.id not in seen and self._reason(arch, seen) is None:
+                self._generation(study, trial)
+                return self._params(arch)
+        rng = self._rng(len(standing))
+        last: Params = {}
+        for _ in range(TRIES):
+            last = self._ask_base(study, trial) or last
+            if len(last) < len(self.space.coordinates):
+                break  # the base sampler wants a random start
+            arch = self._arch(last)
+            if self._accept(arch, seen):
+                return last
+        for arch in itertools.chain(self._around(last), self._draws(rng)):
+            if self._accept(arch, seen):
+                return self._params(arch)
+        raise SpaceExhausted(
+            f"all acceptable architectures of space '{self.space.name}' have been tried",
+            "a larger space or a looser budget has more",
+        )
+
+    # -- proposals ---------------------------------------------------------------------------
+
+    def _ask_base(self, study: optuna.Study, trial: FrozenTrial) -> Params:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            distributions = dict(self.space.distributions)
+            params = self._base.sample_relative(study, trial, distributions)
+        if self.name == "random":
+            params = {
+                name: self._base.sample_independent(study, trial, name, distribution)
+                for name, distribution in distributions.items()
+            }
+        return {name: params[name] for name in self.space.distributions if name in params}
+
+    def _generation(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Let an evolutionary sampler count a trial that it did not propose."""
+        if self.name.startswith("nsga"):
+            self._ask_base(study, trial)
+
+    def _around(self, params: Params) -> Iterator[Architecture]:
+        """Neighbours of a proposal that was turned down, nearest first."""
+        if len(params) < len(self.space.coordinates):
+            return
+        start = self.space.from_params(params)
+        for encoding in self.space.neighbours(start):
+            yield self.space.decode(encoding)
+
+    def _draws(self, rng: np.random.Generator) -> Iterator[Architecture]:
+        """Feasible architectures at random, until there are no more."""
+        yield from self.space.draws(int(rng.integers(2**31)), self.budgets)
+
+    def _fresh(self, study: optuna.Study) -> BaseSampler:
+        standing = counted(study.get_trials(deepcopy=False))
+        rng = self._rng(len(standing))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return SAMPLERS[self.name](int(rng.integers(2**31)))
+
+    def _rng(self, standing: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, standing))
+
+    # -- the filter --------------------------------------------------------------------------
+
+    def _accept(self, arch: Architecture, seen: set[str]) -> bool:
+        reason = self._reason(arch, seen)
+        if reason is not None:
+            self.turned_down[reason] = self.turned_down.get(reason, 0) + 1
+        return reason is None
+
+    def _reason(self, arch: Architecture, seen: set[str]) -> str | None:
+        found = cost(arch)
+        if any(getattr(found, metric) > limit for metric, limit in self.limits.items()):
+            return "over budget"
+        if arch.id in seen:
+            return "tried before"
+        return self.accepts(arch)
+
+    def _arch(self, params: Params) -> Architecture:
+        return self.space.decode(self.space.from_params(params))
+
+    def _params(self, arch: Architecture) -> Params:
+        return self.space.params(self.space.encode(arch))

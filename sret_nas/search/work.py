@@ -1,0 +1,233 @@
+"""What a worker does: ask, train, compare at rungs, tell; later, confirm.
+
+The study is the only shared state. A worker writes the curve of its trial after
+every epoch, so that whoever looks at the study sees it grow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from sret_nas import zoo
+from sret_nas.arch import Architecture
+from sret_nas.cost import cost
+from sret_nas.errors import ArchitectureError, SretNasError
+from sret_nas.evaluate import Evaluator
+from sret_nas.search.config import RunConfig
+from sret_nas.search.rundir import RunDir, reported, standing
+from sret_nas.search.rungs import AtRung, goes_on
+from sret_nas.search.samplers import FilteredSampler, SpaceExhausted
+from sret_nas.space import Clock, SearchSpace, Timing, store
+from sret_nas.training import EpochResult, TrainingError
+
+CURVE = ("epoch", "train_loss", "val_loss", "val_accuracy", "seconds", "images")
+
+
+class Stopped(Exception):  # noqa: N818
+    """The search was asked to stop while a candidate trained."""
+
+
+def published(space: SearchSpace, config: RunConfig) -> list[Architecture]:
+    """The published variants to try first, cheapest first; each function once."""
+    if not config.published:
+        return []
+    distinct = {arch.id: arch for arch in zoo.PUBLISHED.values() if arch in space}
+    return sorted(distinct.values(), key=lambda arch: cost(arch).macs)
+
+
+@dataclass
+class Worker:
+    """One worker of a run.
+
+    Attributes:
+        run: The run directory.
+        config: What was asked for.
+        study: The study, with the worker's own connection.
+        space: The search space.
+        evaluator: Trains candidates.
+        fits: Whether an architecture exists at the evaluator's scale.
+        stop: Whether to come to an end; asked after every epoch.
+        clock: Tells latencies; needed where a bound or an objective is one.
+    """
+
+    run: RunDir
+    config: RunConfig
+    study: optuna.Study
+    space: SearchSpace
+    evaluator: Evaluator
+    fits: Callable[[Architecture], object]
+    stop: Callable[[], bool]
+    clock: Clock | None = None
+
+    def __post_init__(self) -> None:
+        self._timings: dict[tuple[str, int], Timing] = {}
+        self._latency_s = 0.0
+        self.sampler = FilteredSampler(
+            self.space,
+            self.config.budgets,
+            self.config.sampler,
+            self.config.seed,
+            accepts=self._turn_down,
+            first=published(self.space, self.config),
+        )
+        self.study.sampler = self.sampler
+
+    # -- searching ---------------------------------------------------------------------------
+
+    def search(self) -> None:
+        """Try candidates until the run has enough, or is stopped."""
+        with reported(self.run.path):
+            while not self.stop():
+                trial = self._ask()
+                if trial is None:
+                    return
+                self._try(trial)
+
+    def _ask(self) -> tuple[optuna.Trial, Architecture, dict[str, float]] | None:
+        start, self._latency_s = time.perf_counter(), 0.0
+        with self.run.asking():
+            if self.config.trials and len(standing(self.study)) >= self.config.trials:
+                return None
+            try:
+                trial = self.study.ask(fixed_distributions=self.space.distributions)
+            except SpaceExhausted:
+                (own,) = [
+                    t
+                    for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                    if not t.params
+                ]
+                self.study._storage.set_trial_user_attr(own._trial_id, "interrupted", True)
+                self.study.tell(own.number, state=TrialState.FAIL)
+                self.study.set_user_attr("exhausted", True)
+                return None
+            arch = self.space.decode(self.space.from_params(trial.params))
+            store(trial, arch)
+        metrics = self._known(arch)
+        trial.set_user_attr("metrics", metrics)
+        trial.set_user_attr("turned_down", dict(self.sampler.turned_down))
+        taken = time.perf_counter() - start
+        seconds = {"sampling": taken - self._latency_s, "latency": self._latency_s}
+        trial.set_user_attr("seconds", seconds)
+        return trial, arch, metrics
+
+    def _try(self, asked: tuple[optuna.Trial, Architecture, dict[str, float]]) -> None:
+        trial, arch, metrics = asked
+        curve: list[dict[str, Any]] = []
+
+        def after_epoch(result: EpochResult) -> bool:
+            curve.append({key: getattr(result, key) for key in CURVE})
+            trial.set_user_attr("curve", curve)
+            rungs = self.evaluator.rungs
+            go_on = True
+            if result.epoch in rungs[:-1]:
+                go_on = self._promising(trial, metrics | vars(result), result.epoch)
+            if go_on and result.epoch < rungs[-1] and self.stop():
+                raise Stopped
+            return go_on
+
+        try:
+            found = self.evaluator.evaluate(arch, seed=self.config.seed, report=after_epoch)
+        except Stopped:
+            trial.set_user_attr("interrupted", True)
+            self.study.tell(trial, state=TrialState.FAIL)
+            return
+        except (TrainingError, ArchitectureError) as error:
+            trial.set_user_attr("reason", getattr(error, "reason", "impossible"))
+            trial.set_user_attr("error", str(error))
+            self.study.tell(trial, state=TrialState.FAIL)
+            return
+        metrics |= {"val_loss": found.val_loss, "val_accuracy": found.val_accuracy}
+        trial.set_user_attr("metrics", metrics)
+        if found.epochs < self.evaluator.rungs[-1]:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, [metrics[goal.name] for goal in self.config.goals])
+
+    def _promising(self, trial: optuna.Trial, here: dict[str, Any], epoch: int) -> bool:
+        others = []
+        for other in self.study.get_trials(deepcopy=False):
+            curve = other.user_attrs.get("curve", [])
+            if other.number != trial.number and len(curve) >= epoch:
+                others.append(self._at_rung(other.user_attrs["metrics"] | curve[epoch - 1]))
+        return goes_on(self._at_rung(here), others)
+
+    def _at_rung(self, metrics: dict[str, Any]) -> AtRung:
+        goals = self.config.goals
+        (loss,) = [goal.loss(metrics[goal.name]) for goal in goals if goal.trained]
+        costs = tuple(goal.loss(metrics[goal.name]) for goal in goals if not goal.trained)
+        return AtRung(loss, costs)
+
+    # -- what is known before training -------------------------------------------------------
+
+    def _known(self, arch: Architecture) -> dict[str, float]:
+        found = cost(arch)
+        metrics: dict[str, float] = {
+            "macs": found.macs,
+            "params": found.params,
+            "peak_bytes": found.peak_bytes,
+        }
+        for batch in self._batches()[:1]:
+            metrics["latency_ms"] = self._tell(arch, batch).ms
+        return metrics
+
+    def _batches(self) -> list[int]:
+        """Batch sizes whose latency matters; the first is the objective's."""
+        bounds = [b.batch for b in self.config.budgets if b.metric == "latency_ms"]
+        if any(goal.name == "latency_ms" for goal in self.config.goals):
+            bounds = bounds or [1]
+        return bounds
+
+    def _turn_down(self, arch: Architecture) -> str | None:
+        try:
+            self.fits(arch)
+        except ArchitectureError:
+            return "impossible at the proxy's scale"
+        for bound in self.config.budgets:
+            if bound.metric != "latency_ms":
+                continue
+            try:
+                timing = self._tell(arch, bound.batch)
+            except SretNasError:
+                return "latency unknown"
+            if timing.most_ms > bound.limit:
+                return "too slow"
+        return None
+
+    def _tell(self, arch: Architecture, batch: int) -> Timing:
+        key = (arch.id, batch)
+        if key not in self._timings:
+            assert self.clock is not None
+            start = time.perf_counter()
+            self._timings[key] = self.clock(arch, batch)
+            self._latency_s += time.perf_counter() - start
+        return self._timings[key]
+
+    # -- confirming --------------------------------------------------------------------------
+
+    def confirm(self, number: int, seed: int) -> None:
+        """Train a member of the front again with another seed, and read the test images."""
+        (trial,) = [t for t in self.study.get_trials(deepcopy=False) if t.number == number]
+        arch = Architecture.load(trial.user_attrs["architecture"])
+
+        def after_epoch(_: EpochResult) -> bool:
+            if self.stop():
+                raise Stopped
+            return True
+
+        try:
+            found = self.evaluator.confirm(arch, seed=seed, report=after_epoch)
+        except Stopped:
+            return
+        except TrainingError as error:
+            result: dict[str, Any] = {"reason": error.reason}
+        else:
+            keys = ("val_loss", "val_accuracy", "test_loss", "test_accuracy", "seconds")
+            result = {key: getattr(found, key) for key in keys}
+        with reported(self.run.path):
+            self.study.set_user_attr(f"confirmed:{number}:{seed}", result)
