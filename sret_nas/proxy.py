@@ -139,7 +139,7 @@ class Proxy(Recipe):
             in_chans=data.in_chans,
         )
 
-    def load_options(self) -> dict[str, int | None]:
+    def load_options(self) -> dict[str, Any]:
         """Keywords of ``load_data`` that make the data of this proxy."""
         return {
             "image_size": self.image_size,
