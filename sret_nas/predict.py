@@ -105,7 +105,8 @@ def features(arch: Architecture, batch: int = 1) -> dict[str, float]:
 
     Returns:
         By name; ``macs/K16.N16`` are multiply-adds with the fan-in and the outputs
-        rounded up to 16, ``rows48`` with the rows to 48, and so on.
+        rounded up to 16, ``rows48`` with the rows to 48, and so on; ``ragged``
+        are slices of no multiple of 32 tokens, for which kernels are slower.
     """
     found = dict.fromkeys(_NAMES, 0.0)
     found["model"] = 1.0
@@ -117,8 +118,10 @@ def features(arch: Architecture, batch: int = 1) -> dict[str, float]:
     for stage, tokens, schedule in zip(arch.stages, arch.tokens, arch.schedules, strict=True):
         for step in schedule:
             slices, size = batch * step.groups * stage.heads, tokens // step.groups
+            found["attention slices"] += slices
             found["attention rows"] += slices * size
             found["attention pairs"] += slices * size * size
+            found["attention pairs/ragged"] += slices * size * size * (size % 32 > 0)
             found["attention macs/S32.D16"] += (
                 2 * slices * size * _up(size, 32) * _up(stage.head_dim, 16)
             )
@@ -138,8 +141,10 @@ _NAMES = (
     "linear macs/N128",
     "linear macs/rows48",
     "norm elements",
+    "attention slices",
     "attention rows",
     "attention pairs",
+    "attention pairs/ragged",
     "attention macs/S32.D16",
     "permuted elements",
 )

@@ -96,7 +96,10 @@ def test_features_of_one_architecture_by_hand() -> None:
     assert found["linear macs/K16.N16"] == sum(m * k * n for m, k, n in padded)
     assert found["linear macs/rows48"] == sum(48 * k * n for _, k, n in shapes)
     assert found["norm elements"] == 4 * rows * 20 + 3 * 20
+    assert found["attention slices"] == 3 * (1 + 2)
     assert found["attention pairs"] == 3 * (16 * 16 + 2 * 8 * 8)
+    assert found["attention pairs/ragged"] == found["attention pairs"]
+    assert predict.features(arch.at(image_size=64))["attention pairs/ragged"] == 0  # 64 and 32
     assert found["attention rows"] == 2 * rows
     assert found["attention macs/S32.D16"] == 2 * (3 * 16 * 32 * 32 + 6 * 8 * 32 * 32)
     assert found["permuted elements"] == 2 * rows * 20  # the second loop, there and back
