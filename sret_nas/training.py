@@ -30,8 +30,6 @@ from sret_nas.errors import SretNasError
 from sret_nas.model import SReT, create_model
 from sret_nas.proxy import Recipe
 
-SHORT_TOKENS = 256
-"""Up to so many tokens, attention in bf16 on a CPU is faster by plain products."""
 DIVERGED = 3.0
 """A training loss of more than this times that of guessing has diverged."""
 
@@ -321,13 +319,10 @@ class _Random(contextlib.AbstractContextManager[None]):
 def _suit_to_cpu(model: SReT) -> None:
     """Go around what CPU kernels are slow at in bf16; the function computed stays the same.
 
-    Fused attention takes up to seven times as long as plain matrix products on
-    short slices, a depthwise convolution seven times as long as in fp32, and both
-    kinds of convolution are faster with channels last in memory.
+    A depthwise convolution takes seven times as long as in fp32, and both kinds of
+    convolution are faster with channels last in memory.
     """
     model.to(memory_format=torch.channels_last)
-    if model.arch.tokens[0] <= SHORT_TOKENS:
-        model.set_fused_attn(False)
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             module.forward = functools.partial(_in_fp32, module)  # type: ignore[method-assign]

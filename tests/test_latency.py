@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -290,3 +292,24 @@ def test_too_large_a_batch_on_a_gpu() -> None:
     found = latency.measure({"s": Architecture.load("sret_s")}, batches=(1, 2**20), device="cuda")
     assert isinstance(found["s", 1], latency.Latency)
     assert "out of memory" in str(found["s", 2**20])
+
+
+def test_ceilings_that_a_model_beat_are_measured_again_and_only_rise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from sret_nas import roofline as module
+
+    monkeypatch.setenv("SRET_NAS_CACHE", str(tmp_path))
+    busy, quiet = {"fp32": 1e9, "bf16": 9e9}, {"fp32": 5e9, "bf16": 4e9}
+    runs = iter([(busy, 3.0), (quiet, 2.0)])
+
+    def measure(_: object, here: Any) -> module.Roofline:
+        rates, bandwidth = next(runs)
+        return module.Roofline(fingerprint=here, macs_per_s=rates, bytes_per_s=bandwidth)
+
+    monkeypatch.setattr(module, "measure", measure)
+    assert module.roofline().macs_per_s == busy
+    raised = module.roofline(again=True)
+    assert raised.macs_per_s == {"fp32": 5e9, "bf16": 9e9}
+    assert raised.bytes_per_s == 3.0
+    assert module.roofline() == raised
