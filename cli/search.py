@@ -70,13 +70,9 @@ def search(
     """
     form = Format.json if as_json else form
     budgets = parse_budgets(budget or [])
-    from sret_nas.search.objectives import parse
-    from sret_nas.search.samplers import check
+    limit_s = _seconds(timeout)
     from sret_nas.space import SearchSpace
 
-    goals = parse([name.strip() for name in objectives.split(",")])
-    sampler = check(sampler)
-    limit_s = _seconds(timeout)
     found = SearchSpace.load(space)
     for bound in found.examine(budgets):
         if bound.excludes_nothing:
@@ -87,7 +83,11 @@ def search(
     from sret_nas.proxy import choose
     from sret_nas.search import Ended, RunConfig, RunDir, commit, versions
     from sret_nas.search import search as run_search
+    from sret_nas.search.objectives import parse
+    from sret_nas.search.samplers import check
 
+    goals = parse([name.strip() for name in objectives.split(",")])
+    sampler = check(sampler)
     place = resolve(device)
     plan, plan_name = choose(proxy, device)
     with status() as progress:
@@ -124,9 +124,6 @@ def search(
     from .view import view
 
     with view(run, config) as shown:
-        if run.exists and run.database.exists():
-            run.config()
-            shown.skip(run.study(create=config))
         ended: Ended = run_search(run, config, shown)
     _finish(ended.outcome, form)
     if ended.ending == "interrupted":
@@ -160,9 +157,14 @@ def _announce(path: Path, config: RunConfig, plan_name: str, images: Any) -> Non
 
 def _plan(space: SearchSpace, config: RunConfig, images: Any, form: Format) -> None:
     """The plan of a run: how much is feasible, what it would try, how long it would take."""
+    import torch
+
     from sret_nas.device import resolve
     from sret_nas.evaluate import ProxyEvaluator
     from sret_nas.space import check, clock
+
+    if config.device == "cpu":
+        torch.set_num_threads(1)  # as every worker
 
     timed = any(b.metric == "latency_ms" for b in config.budgets)
     with status() as progress:
@@ -229,6 +231,8 @@ def _finish(outcome: Outcome, form: Format) -> None:
     note(", ".join(f"{number} {state}" for state, number in counts.items()))
     for reason, number in outcome.failures().items():
         note(f"  failed: {number} × {reason}")
+    if outcome.exhausted:
+        note("everything in the space that can be tried has been")
     turned_down = outcome.turned_down()
     if turned_down:
         words = ", ".join(f"{number} {reason}" for reason, number in turned_down.items())
