@@ -92,7 +92,7 @@ def search(
     plan, plan_name = choose(proxy, device)
     with status() as progress:
         progress(f"reading data '{data}'")
-        images = load_data(data, seed=seed, **plan.load_options())  # type: ignore[arg-type]
+        images = load_data(data, seed=seed, **plan.load_options())
     timed = any(b.metric == "latency_ms" for b in budgets) or any(
         goal.name == "latency_ms" for goal in goals
     )

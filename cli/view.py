@@ -36,13 +36,13 @@ class View:
         self.live = live
         self.start = time.monotonic()
         self.last = 0.0
-        self.told: set[int] = set()
+        self.told: set[int] | None = None
         self.confirmed: set[str] = set()
 
-    def __call__(self, study: optuna.Study, final: bool = False) -> None:
-        """Show what has changed, at most twice a second."""
+    def __call__(self, study: optuna.Study) -> None:
+        """Show what has changed; on a terminal at most twice a second."""
         now = time.monotonic()
-        if not final and now - self.last < EVERY_S:
+        if self.live is not None and now - self.last < EVERY_S:
             return
         self.last = now
         from sret_nas.search import Outcome
@@ -55,16 +55,15 @@ class View:
 
     # -- a pipe ------------------------------------------------------------------------------
 
-    def skip(self, study: optuna.Study) -> None:
-        """Take what is already there as told: a run that goes on."""
-        self.told = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
-        self.confirmed = {key for key in study.user_attrs if key.startswith("confirmed:")}
-
     def _lines(self, outcome: Outcome) -> None:
+        if self.told is None:  # what a run that goes on has already told
+            self.told = {t.number for t in outcome.trials if t.state.is_finished()}
+            self.confirmed = {k for k in outcome.study.user_attrs if k.startswith("confirmed:")}
         for trial in outcome.trials:
             if trial.state.is_finished() and trial.number not in self.told:
                 self.told.add(trial.number)
-                note(_line(trial))
+                if "id" in trial.user_attrs:  # else there was nothing left to try
+                    note(_line(trial))
         for key, value in outcome.study.user_attrs.items():
             if key.startswith("confirmed:") and key not in self.confirmed:
                 self.confirmed.add(key)

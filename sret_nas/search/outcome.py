@@ -129,6 +129,11 @@ class Outcome:
     def _attributes(self) -> dict[str, Any]:
         return self.study.user_attrs
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything that could be tried has been."""
+        return bool(self._attributes.get("exhausted"))
+
     # -- counts and seconds ------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
@@ -318,7 +323,7 @@ class Outcome:
             "objectives": list(self.config.objectives),
             "data": self.config.data,
             "trials": self.counts(),
-            "interrupted": sum(map(interrupted, self.trials)),
+            "interrupted": sum(interrupted(t) and "id" in t.user_attrs for t in self.trials),
             "failures": self.failures(),
             "turned_down": self.turned_down(),
             "seconds": self.seconds(),
@@ -348,7 +353,8 @@ class Outcome:
     def write(self) -> None:
         """Write ``pareto.json``, ``pareto.csv`` and the architectures of the front."""
         with reported(self.run.path):
-            files.write(self.run.path / "pareto.json", json.dumps(self.to_dict(), indent=1) + "\n")
+            document = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+            files.write(self.run.path / "pareto.json", document + "\n")
             text = io.StringIO()
             rows = self.rows()
             if rows:
@@ -374,5 +380,7 @@ def _order(by: str, values: Sequence[float], final: Sequence[float], seed: int) 
         if np.isfinite(tau):
             taus.append(tau)
     tau = float(scipy.stats.kendalltau(x, y).statistic)
-    low, high = np.percentile(taus, [2.5, 97.5]) if taus else (tau, tau)
-    return Order(by, tau if np.isfinite(tau) else 0.0, float(low), float(high), len(x))
+    if not taus or not np.isfinite(tau):  # all equal: nothing to order
+        return Order(by, 0.0, -1.0, 1.0, len(x))
+    low, high = np.percentile(taus, [2.5, 97.5])
+    return Order(by, tau, float(low), float(high), len(x))

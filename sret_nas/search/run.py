@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import TrialState
 
-from sret_nas.errors import SretNasError, UsageError
+from sret_nas.errors import InfeasibleError, SretNasError, UsageError
 from sret_nas.search.config import RunConfig
 from sret_nas.search.outcome import Outcome
 from sret_nas.search.rundir import RunDir, recover, reported, standing
@@ -30,6 +31,8 @@ from sret_nas.search.work import Worker
 from sret_nas.space import clock
 
 POLL_S = 0.25
+BEAT_S = 5.0
+"""A session that is killed loses at most so much of its wall time from the account."""
 Ending = Literal["done", "interrupted", "timeout"]
 Watch = Callable[[optuna.Study], None]
 """Told again and again while the search goes on."""
@@ -78,7 +81,7 @@ def search(run: RunDir, config: RunConfig, watch: Watch = lambda _: None) -> End
     Args:
         run: Where.
         config: What; checked against the run that may be there.
-        watch: Told of the study while the search goes on.
+        watch: Told of the study: first as it was found, then while the search goes on.
 
     Raises:
         UsageError: another search is at work on it, or it cannot be written.
@@ -88,38 +91,71 @@ def search(run: RunDir, config: RunConfig, watch: Watch = lambda _: None) -> End
     """
     space = config.search_space()
     space.examine(config.budgets)
-    config = run.begin(config)
     with run.only_one(), reported(run.path):
+        config = run.begin(config)
         study = run.study(create=config)
         recover(study)
+        watch(study)
         spent = Outcome(run, config, study).seconds()["total"]
-        start = time.time()
-        deadline = start + config.timeout_s - spent if config.timeout_s else None
+        session = _Session(study, config.workers)
+        deadline = session.start + config.timeout_s - spent if config.timeout_s else None
         event = multiprocessing.get_context("spawn").Event()
         stop = Stop(event, deadline)
-        session = f"session:{sum(key.startswith('session:') for key in study.user_attrs)}"
-        latency_s = 0.0
+
+        def see(study: optuna.Study) -> None:
+            session.beat()
+            watch(study)
+
+        late = False
         try:
             with _interruptible(event):
-                _crew(run, config, study, stop, lambda worker: worker.search(), [], watch)
+                _crew(run, config, study, stop, lambda worker: worker.search(), [], see)
+                while recover(study) and not stop():  # a worker died: its candidate once more
+                    _crew(run, config, study, stop, lambda worker: worker.search(), [], see)
+                late = stop.timed_out and not _enough(config, study)
                 if not stop.asked:
                     tasks = _to_confirm(Outcome(run, config, study))
-                    _crew(run, config, study, Stop(event, None), None, tasks, watch)
+                    _crew(run, config, study, Stop(event, None), None, tasks, see)
                 if not stop.asked:
-                    latency_s = _measure_front(config, Outcome(run, config, study))
+                    session.latency_s = _measure_front(config, Outcome(run, config, study))
         finally:
             recover(study)
-            seconds = {
-                "seconds": time.time() - start,
-                "workers": config.workers,
-                "latency": latency_s,
-            }
-            study.set_user_attr(session, seconds)
+            session.save()
             outcome = Outcome(run, config, study)
             outcome.write()
         watch(study)
-        ending: Ending = "interrupted" if stop.asked else "timeout" if stop.timed_out else "done"
-        return Ended(outcome, ending)
+        return Ended(outcome, "interrupted" if stop.asked else "timeout" if late else "done")
+
+
+class _Session:
+    """Wall time of one call of ``search``, kept in the study.
+
+    Attributes:
+        start: When it began, as ``time.time``.
+        latency_s: What of it went into measuring the front.
+    """
+
+    def __init__(self, study: optuna.Study, workers: int) -> None:
+        self.study = study
+        self.workers = workers
+        self.key = f"session:{sum(key.startswith('session:') for key in study.user_attrs)}"
+        self.start = self.saved = time.time()
+        self.latency_s = 0.0
+
+    def beat(self) -> None:
+        """Save now and then."""
+        if time.time() - self.saved > BEAT_S:
+            self.save()
+
+    def save(self) -> None:
+        """Write down what has passed."""
+        self.saved = time.time()
+        seconds = {
+            "seconds": self.saved - self.start,
+            "workers": self.workers,
+            "latency": self.latency_s,
+        }
+        self.study.set_user_attr(self.key, seconds)
 
 
 @contextmanager
@@ -150,7 +186,7 @@ def make_worker(run: RunDir, config: RunConfig, stop: Callable[[], bool]) -> Wor
     from sret_nas.device import resolve
     from sret_nas.evaluate import ProxyEvaluator
 
-    data = load_data(config.data["source"], seed=config.seed, **config.proxy.load_options())  # type: ignore[arg-type]
+    data = load_data(config.data["source"], seed=config.seed, **config.proxy.load_options())
     if data.fingerprint != config.data["fingerprint"]:
         raise UsageError(f"data '{config.data['source']}' changed since the run began")
     needs_clock = any(b.metric == "latency_ms" for b in config.budgets) or any(
@@ -158,7 +194,7 @@ def make_worker(run: RunDir, config: RunConfig, stop: Callable[[], bool]) -> Wor
     )
     device = resolve(config.device)
     if device.type == "cpu":
-        torch.set_num_threads(_threads(config))
+        torch.set_num_threads(1)  # more workers beat more threads on models of this size
     return Worker(
         run=run,
         config=config,
@@ -169,12 +205,6 @@ def make_worker(run: RunDir, config: RunConfig, stop: Callable[[], bool]) -> Wor
         stop=stop,
         clock=clock(config.device) if needs_clock else None,
     )
-
-
-def _threads(config: RunConfig) -> int:
-    from sret_nas.device import cores
-
-    return 1 if config.workers > 1 else max(1, min(cores(), 1))
 
 
 def _crew(
@@ -233,6 +263,8 @@ def _watch_over(processes: Sequence[BaseProcess], study: optuna.Study, watch: Wa
         time.sleep(POLL_S)
         watch(study)
     bad = [process for process in processes if process.exitcode]
+    if bad and all(process.exitcode == InfeasibleError.exit_code for process in processes):
+        raise InfeasibleError("nothing satisfies the budget; the workers say more above")
     if bad and len(bad) == len(processes):
         raise SretNasError(
             f"all {len(bad)} workers failed; exit codes {[p.exitcode for p in bad]}",
@@ -262,7 +294,8 @@ def _work(
             if not stop():
                 worker.confirm(number, seed)
     except SretNasError as error:
-        raise SystemExit(f"error: {error}") from None
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(error.exit_code) from None
 
 
 def _enough(config: RunConfig, study: optuna.Study) -> bool:

@@ -18,7 +18,7 @@ from sret_nas.search.config import RunConfig
 from sret_nas.search.samplers import counted
 
 ATTEMPTS = 3
-"""How often an architecture may be interrupted before it counts as failed."""
+"""How often the worker of an architecture may die before it counts as failed."""
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 
 
@@ -58,41 +58,60 @@ class RunDir:
     def begin(self, config: RunConfig) -> RunConfig:
         """Make the folder, or check that it holds this very run.
 
+        Call it while ``only_one`` holds the run.
+
         Raises:
             UsageError: the folder cannot be written.
-            ConfigError: another run is in it, or something that is no run.
+            ConfigError: another run is in it.
         """
-        try:
-            for folder in (self.path, self.architectures, self.path / "artifacts"):
-                folder.mkdir(parents=True, exist_ok=True)
-            if self.exists:
-                earlier = self.config()
-                config.refuse_other(earlier, self.path)
-                config = config.model_copy(
-                    update={"versions": earlier.versions, "commit": earlier.commit}
-                )
+        if self.exists:
+            earlier = self.config()
+            config.refuse_other(earlier, self.path)
+            config = config.model_copy(
+                update={"versions": earlier.versions, "commit": earlier.commit}
+            )
+        with self._writing():
             config.save(self.config_file)
+            for folder in (self.architectures, self.path / "artifacts"):
+                folder.mkdir(exist_ok=True)
+        return config
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UsageError(
                 f"{self.path}: cannot be written: {error.strerror}", "choose another --out"
             ) from error
-        return config
 
     @contextlib.contextmanager
     def only_one(self) -> Iterator[None]:
-        """Hold the run for this search; the operating system frees it with the process.
+        """Make the folder and hold it for this search.
+
+        The operating system frees it with the process.
 
         Raises:
-            UsageError: another search is at work on it.
+            UsageError: another search is at work on it, or it cannot be written.
+            ConfigError: something is in it that is no run.
         """
         lock = filelock.FileLock(self.path / ".search.lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise UsageError(
-                f"{self.path}: another search is at work on this run",
-                "wait for it, stop it, or choose another --out",
-            ) from error
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Names with a dot are what a search leaves that was killed before it began.
+            found = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+            if found and not self.exists:
+                raise ConfigError(
+                    f"{self.path} is not a run: it has no config.yaml, but {min(found)}",
+                    "choose another --out: a new folder, or that of a run",
+                )
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout as error:
+                raise UsageError(
+                    f"{self.path}: another search is at work on this run",
+                    "wait for it, stop it, or choose another --out",
+                ) from error
         try:
             yield
         finally:
@@ -127,15 +146,14 @@ class RunDir:
                     f"{self.storage_url}: not a study of Optuna: {error.orig}",
                     "move the file away, or choose another --out",
                 ) from error
+            name = self._study_name(storage)
             if create is None:
                 try:
-                    return optuna.load_study(study_name=self.path.name, storage=storage)
+                    return optuna.load_study(study_name=name, storage=storage)
                 except KeyError as error:
-                    raise ConfigError(
-                        f"{self.path}: its storage has no study '{self.path.name}'"
-                    ) from error
+                    raise ConfigError(f"{self.path}: its storage has no study '{name}'") from error
             study = optuna.create_study(
-                study_name=self.path.name,
+                study_name=name,
                 storage=storage,
                 directions=[goal.direction for goal in create.goals],
                 load_if_exists=True,
@@ -144,6 +162,14 @@ class RunDir:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names([goal.name for goal in create.goals])
             return study
+
+    def _study_name(self, storage: optuna.storages.RDBStorage) -> str:
+        """The folder's name; in a database of its own, the name it had at the beginning."""
+        if self.storage_url == f"sqlite:///{self.database}":
+            names = optuna.get_all_study_names(storage)
+            if len(names) == 1:
+                return names[0]
+        return self.path.resolve().name
 
 
 @contextlib.contextmanager
@@ -172,22 +198,22 @@ def recover(study: optuna.Study) -> int:
     """
     stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in stale:
-        close_interrupted(study, trial)
+        _close(study, trial)
     return len(stale)
 
 
-def close_interrupted(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+def _close(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
     """Fail a trial that was cut off: to be tried again, but not for ever."""
     arch_id = trial.user_attrs.get("id")
     before = sum(
-        bool(t.user_attrs.get("interrupted")) and t.user_attrs.get("id") == arch_id
+        t.user_attrs.get("interrupted") == "lost" and t.user_attrs.get("id") == arch_id
         for t in study.get_trials(deepcopy=False)
     )
     storage, number = study._storage, trial._trial_id
     if arch_id is None or before + 1 < ATTEMPTS:
-        storage.set_trial_user_attr(number, "interrupted", True)
+        storage.set_trial_user_attr(number, "interrupted", "lost")
     else:
-        reason = f"interrupted {ATTEMPTS} times"
+        reason = f"lost {ATTEMPTS} times"
         storage.set_trial_user_attr(number, "reason", reason)
     study.tell(trial.number, state=TrialState.FAIL)
 

@@ -27,6 +27,8 @@ from sret_nas.units import Budget
 
 TRIES = 8
 """Proposals of the base sampler before the nearest acceptable neighbour is taken."""
+SLOW = ("gp",)
+"""Those that propose nearly the same again, and take seconds for it: one try."""
 
 Params = dict[str, Any]
 
@@ -39,17 +41,42 @@ def _nsga(kind: type[BaseSampler], population: int = 20) -> Callable[[int], Base
     return lambda seed: kind(population_size=population, seed=seed)  # type: ignore[call-arg]
 
 
+class _Sequence(optuna.samplers.QMCSampler):
+    """Optuna's, with its place in the sequence kept on the trials.
+
+    Optuna counts on the study, where a proposal that was lost leaves a gap.
+    """
+
+    last: int | None = None
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Params:
+        params = super().sample_relative(study, trial, search_space)
+        study._storage.set_trial_system_attr(trial._trial_id, "point", self.last)
+        return params
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
+        if self.last is None:
+            trials = [t for t in study.get_trials(deepcopy=False) if t.params]
+            self.last = max((t.system_attrs.get("point", -1) for t in trials), default=-1)
+        self.last += 1
+        return self.last
+
+
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(multivariate=True, seed=seed),
     "nsga2": _nsga(optuna.samplers.NSGAIISampler),
     "nsga3": _nsga(optuna.samplers.NSGAIIISampler),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
-    "qmc": lambda seed: optuna.samplers.QMCSampler(
-        seed=0, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
+    "qmc": lambda seed: _Sequence(
+        seed=seed, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
     ),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
 """By name, from a seed. A new one is added here and in the conformance suite."""
+SEQUENCES = ("qmc",)
+"""Those whose proposals are one sequence, which the seed of the run decides."""
 DEFAULT = "tpe"
 
 
@@ -173,7 +200,7 @@ class FilteredSampler(BaseSampler):
                 return self._params(arch)
         rng = self._rng(len(standing))
         last: Params = {}
-        for _ in range(TRIES):
+        for _ in range(1 if self.name in SLOW else TRIES):
             last = self._ask_base(study, trial) or last
             if len(last) < len(self.space.coordinates):
                 break  # the base sampler wants a random start
@@ -222,9 +249,10 @@ class FilteredSampler(BaseSampler):
     def _fresh(self, study: optuna.Study) -> BaseSampler:
         standing = counted(study.get_trials(deepcopy=False))
         rng = self._rng(len(standing))
+        seed = self.seed if self.name in SEQUENCES else int(rng.integers(2**31))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return SAMPLERS[self.name](int(rng.integers(2**31)))
+            return SAMPLERS[self.name](seed)
 
     def _rng(self, standing: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, standing))

@@ -17,16 +17,20 @@ from optuna.trial import TrialState
 from sret_nas import zoo
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
-from sret_nas.errors import ArchitectureError, SretNasError
+from sret_nas.errors import ArchitectureError, InfeasibleError, SretNasError
 from sret_nas.evaluate import Evaluator
 from sret_nas.search.config import RunConfig
 from sret_nas.search.rundir import RunDir, reported, standing
 from sret_nas.search.rungs import AtRung, goes_on
-from sret_nas.search.samplers import FilteredSampler, SpaceExhausted
+from sret_nas.search.samplers import FilteredSampler, SpaceExhausted, interrupted
 from sret_nas.space import Clock, SearchSpace, Timing, store
+from sret_nas.space.latency import MOST_TRIES
 from sret_nas.training import EpochResult, TrainingError
 
 CURVE = ("epoch", "train_loss", "val_loss", "val_accuracy", "seconds", "images")
+
+
+IMPOSSIBLE = "impossible at the proxy's scale"
 
 
 class Stopped(Exception):  # noqa: N818
@@ -68,6 +72,9 @@ class Worker:
     def __post_init__(self) -> None:
         self._timings: dict[tuple[str, int], Timing] = {}
         self._latency_s = 0.0
+        self._unfit: dict[str, str] = {}
+        self._unfit_in_a_row = 0
+        self._fastest: Timing | None = None
         self.sampler = FilteredSampler(
             self.space,
             self.config.budgets,
@@ -90,21 +97,14 @@ class Worker:
                 self._try(trial)
 
     def _ask(self) -> tuple[optuna.Trial, Architecture, dict[str, float]] | None:
-        start, self._latency_s = time.perf_counter(), 0.0
+        start, self._latency_s, self._unfit_in_a_row = time.perf_counter(), 0.0, 0
         with self.run.asking():
             if self.config.trials and len(standing(self.study)) >= self.config.trials:
                 return None
             try:
                 trial = self.study.ask(fixed_distributions=self.space.distributions)
-            except SpaceExhausted:
-                (own,) = [
-                    t
-                    for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-                    if not t.params
-                ]
-                self.study._storage.set_trial_user_attr(own._trial_id, "interrupted", True)
-                self.study.tell(own.number, state=TrialState.FAIL)
-                self.study.set_user_attr("exhausted", True)
+            except SpaceExhausted as error:
+                self._give_up(str(error))
                 return None
             arch = self.space.decode(self.space.from_params(trial.params))
             store(trial, arch)
@@ -115,6 +115,22 @@ class Worker:
         seconds = {"sampling": taken - self._latency_s, "latency": self._latency_s}
         trial.set_user_attr("seconds", seconds)
         return trial, arch, metrics
+
+    def _give_up(self, why: str) -> None:
+        """Close the trial that got no architecture; an error where none ever got one."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        own = max((t for t in running if "id" not in t.user_attrs), key=lambda t: t.number)
+        attributes = {"interrupted": "exhausted", "turned_down": dict(self.sampler.turned_down)}
+        for key, value in attributes.items():
+            self.study._storage.set_trial_user_attr(own._trial_id, key, value)
+        self.study.tell(own.number, state=TrialState.FAIL)
+        if not standing(self.study):
+            nearest = f"; the nearest: {self._fastest.most_ms:.3g} ms" if self._fastest else ""
+            raise InfeasibleError(
+                f"no architecture of space '{self.space.name}' can be tried: {why}{nearest}",
+                "raise the bound, or choose another space or proxy",
+            )
+        self.study.set_user_attr("exhausted", True)
 
     def _try(self, asked: tuple[optuna.Trial, Architecture, dict[str, float]]) -> None:
         trial, arch, metrics = asked
@@ -134,7 +150,7 @@ class Worker:
         try:
             found = self.evaluator.evaluate(arch, seed=self.config.seed, report=after_epoch)
         except Stopped:
-            trial.set_user_attr("interrupted", True)
+            trial.set_user_attr("interrupted", "stopped")
             self.study.tell(trial, state=TrialState.FAIL)
             return
         except (TrainingError, ArchitectureError) as error:
@@ -153,7 +169,7 @@ class Worker:
         others = []
         for other in self.study.get_trials(deepcopy=False):
             curve = other.user_attrs.get("curve", [])
-            if other.number != trial.number and len(curve) >= epoch:
+            if other.number != trial.number and len(curve) >= epoch and not interrupted(other):
                 others.append(self._at_rung(other.user_attrs["metrics"] | curve[epoch - 1]))
         return goes_on(self._at_rung(here), others)
 
@@ -184,17 +200,40 @@ class Worker:
         return bounds
 
     def _turn_down(self, arch: Architecture) -> str | None:
+        """Why an architecture cannot be tried, if so.
+
+        Raises:
+            SpaceExhausted: so many in a row cannot that looking for more is hopeless.
+        """
+        if arch.id in self._unfit:
+            return self._unfit[arch.id]
+        reason = self._why_unfit(arch)
+        if reason is None:
+            self._unfit_in_a_row = 0
+            return None
+        self._unfit[arch.id] = reason
+        self._unfit_in_a_row += 1
+        measured = reason != IMPOSSIBLE and (
+            self._fastest is None or self._fastest.source == "measured"
+        )
+        if self._unfit_in_a_row >= MOST_TRIES["measured" if measured else "predicted"]:
+            raise SpaceExhausted(f"{self._unfit_in_a_row:,} in a row are {reason}")
+        return reason
+
+    def _why_unfit(self, arch: Architecture) -> str | None:
         try:
             self.fits(arch)
         except ArchitectureError:
-            return "impossible at the proxy's scale"
+            return IMPOSSIBLE
         for bound in self.config.budgets:
             if bound.metric != "latency_ms":
                 continue
             try:
                 timing = self._tell(arch, bound.batch)
             except SretNasError:
-                return "latency unknown"
+                return "of unknown latency"
+            if self._fastest is None or timing.most_ms < self._fastest.most_ms:
+                self._fastest = timing
             if timing.most_ms > bound.limit:
                 return "too slow"
         return None
