@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sret_nas import zoo
+from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.units import format_count
 
@@ -34,7 +36,7 @@ def profile(
         list[str],
         typer.Argument(
             metavar="ARCH...",
-            help="Preset, YAML or JSON file, or any timm model.",
+            help="Preset, YAML or JSON file, RUN#N for a trial of a run, or any timm model.",
             autocompletion=_presets,
         ),
     ],
@@ -67,6 +69,7 @@ def profile(
             list(dict.fromkeys(archs)),
             counters=counters,
             measurement=measurement,
+            resolve=_resolve,
             progress=progress,
         )
     if form is Format.json:
@@ -81,6 +84,18 @@ def profile(
     if form is Format.table:
         _details(profiles, by, counters)
     _failures(profiles)
+
+
+def _resolve(name: str) -> Architecture:
+    """A preset, a file, or ``RUN#N``: trial N of a run directory."""
+    run, mark, number = name.rpartition("#")
+    if not mark or Path(name).exists():
+        return Architecture.load(name)
+    if not (run and number.isdecimal()):
+        raise UsageError(f"'{name}': given '{number}' after #; allowed: RUN#N, e.g. runs/demo#7")
+    from sret_nas.search import architecture
+
+    return architecture(run, int(number))
 
 
 def _batches(text: str) -> list[int]:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import TrialState
 
+from sret_nas.arch import Architecture
 from sret_nas.errors import InfeasibleError, SretNasError, UsageError
 from sret_nas.search.config import RunConfig
 from sret_nas.search.outcome import Outcome
@@ -347,14 +348,12 @@ def load(path: Path | str, storage: str | None = None) -> Outcome:
     return Outcome(run, run.config(), run.study())
 
 
-def architecture(path: Path | str, number: int) -> Any:
+def architecture(path: Path | str, number: int) -> Architecture:
     """The architecture of trial ``number`` of a run.
 
     Raises:
         UsageError: the run has no such trial.
     """
-    from sret_nas.arch import Architecture
-
     outcome = load(path)
     for trial in outcome.trials:
         if trial.number == number and "architecture" in trial.user_attrs:
