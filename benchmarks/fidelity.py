@@ -222,7 +222,7 @@ def main() -> None:
         abs(row.loss(LAST) - row.loss(LAST, 1)) / math.sqrt(2) for row in rows if 1 in row.curves
     ]
     final = [row.loss(LAST) for row in rows]
-    found = {
+    found: dict[str, Any] = {
         "table": table.path.name,
         "made": table.made,
         "similar_cost": f"MACs within a factor {SIMILAR}",
@@ -238,7 +238,7 @@ def main() -> None:
     }
     show(found)
     print("\nfinal loss: " + ", ".join(f"{k} {v:.4f}" for k, v in found["final_loss"].items()))
-    options.out.write_text(json.dumps(found) + "\n")
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
