@@ -1,0 +1,81 @@
+"""Which candidates go on: laws over random rungs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sret_nas.pareto import dominates
+from sret_nas.search.rungs import FEWEST, PEERS, AtRung, goes_on
+
+number = st.floats(0.1, 10)
+candidate = st.builds(
+    lambda loss, macs, params: AtRung(loss, (macs * 1e9, params * 1e6)), number, number, number
+)
+many = st.lists(candidate, max_size=30)
+quick = settings(max_examples=200, deadline=None)
+
+
+def point(one: AtRung) -> tuple[float, ...]:
+    return (one.loss, *one.costs)
+
+
+@quick
+@given(candidate, many)
+def test_what_nobody_dominates_goes_on(one: AtRung, others: list[AtRung]) -> None:
+    if not any(dominates(point(other), point(one)) for other in others):
+        assert goes_on(one, others)
+
+
+@quick
+@given(candidate, st.lists(candidate, max_size=FEWEST - 1))
+def test_with_few_peers_everything_goes_on(one: AtRung, others: list[AtRung]) -> None:
+    assert goes_on(one, others)
+
+
+@quick
+@given(candidate, many, st.randoms())
+def test_the_order_of_arrival_does_not_matter(one: AtRung, others: list[AtRung], rng: Any) -> None:
+    macs = [other.costs[0] for other in others]
+    if len(set(macs)) == len(macs):  # of equal distance, either is a peer
+        shuffled = list(others)
+        rng.shuffle(shuffled)
+        distances = [abs(math.log(m / one.costs[0])) for m in macs]
+        if len(set(distances)) == len(distances):
+            assert goes_on(one, others) == goes_on(one, shuffled)
+
+
+@quick
+@given(candidate, many, st.floats(0.01, 1))
+def test_to_be_better_never_harms(one: AtRung, others: list[AtRung], factor: float) -> None:
+    if goes_on(one, others):
+        assert goes_on(AtRung(one.loss * factor, one.costs), others)
+
+
+@given(st.integers(FEWEST + 1, PEERS + 1))
+def test_the_worse_half_of_equal_cost_stops(n: int) -> None:
+    """Each is asked when all others are there."""
+    all_of_them = [AtRung(1 + k, (1e9,)) for k in range(n)]
+    gone_on = [
+        goes_on(one, [other for other in all_of_them if other is not one]) for one in all_of_them
+    ]
+    assert gone_on == [2 * k < n - 1 for k in range(n)]
+
+
+def test_dear_candidates_are_not_judged_by_cheap_ones() -> None:
+    """Dominated by a cheap one by luck, but the better half among its like: it goes on."""
+    cheap = [AtRung(0.9, (1e8,))] * PEERS
+    dear = [AtRung(1.5 + k, (1e9 + k,)) for k in range(PEERS)]
+    assert goes_on(AtRung(1.4, (1.001e9,)), cheap + dear)
+    assert not goes_on(AtRung(99.0, (1.001e9,)), cheap + dear)
+
+
+def test_not_finite_stops_and_no_costs_will_do() -> None:
+    assert not goes_on(AtRung(math.nan, (1.0,)), [])
+    assert not goes_on(AtRung(math.inf, (1.0,)), [])
+    others = [AtRung(float(k), ()) for k in range(8)]
+    assert goes_on(AtRung(3.5, ()), others) == (4 < 4)
+    assert goes_on(AtRung(2.5, ()), others)

@@ -1,0 +1,227 @@
+"""What a worker does with a candidate: trained, stopped, failed, interrupted, confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sret_nas.arch import Architecture
+from sret_nas.errors import ArchitectureError, SretNasError
+from sret_nas.search.rundir import ATTEMPTS, recover, standing
+from sret_nas.training import DivergedError, NotFiniteError, OutOfMemoryError
+
+Lab = Any
+FAILURES = [
+    (NotFiniteError("epoch 2: the training loss is nan"), "NaN"),
+    (DivergedError("epoch 2: the training loss is 99"), "diverged"),
+    (OutOfMemoryError("epoch 2: out of memory"), "out of memory"),
+    (ArchitectureError("4 groups do not divide 49 tokens"), "impossible"),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), FAILURES)
+def test_a_failure_has_its_reason_and_the_search_goes_on(
+    error: SretNasError, reason: str, lab: Lab, table: Any
+) -> None:
+    tried: list[str] = []
+
+    def failing(arch: Architecture, seed: int) -> Iterator[Any]:
+        tried.append(arch.id)
+        for result in table(arch, seed):
+            if len(tried) in (2, 5) and result.epoch == 2:
+                raise error
+            yield result
+
+    config = lab.config(trials=12)
+    worker = lab.worker(config, table=failing)
+    worker.evaluator._rungs = (4,)
+    worker.search()
+    failed = [t for t in worker.study.trials if t.state == TrialState.FAIL]
+    assert [t.number for t in failed] == [1, 4]
+    assert [t.user_attrs["reason"] for t in failed] == [reason] * 2
+    assert failed[0].user_attrs["error"] == str(error)
+    assert len(failed[0].user_attrs["curve"]) == 1
+    assert len(worker.study.trials) == len(set(tried)) == 12
+    lab.worker(lab.config(trials=14), worker.study, failing).search()
+    assert len(set(tried)) == len(tried) == 14
+
+
+def test_a_bug_is_not_a_failed_candidate(lab: Lab) -> None:
+    def broken(arch: Architecture, seed: int) -> Any:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        lab.worker(lab.config(trials=3), table=broken).search()
+
+
+def test_stopped_ones_are_pruned_with_their_curve(lab: Lab) -> None:
+    study = lab.search(trials=40, sampler="random")
+    states = {state: [t for t in study.trials if t.state == state] for state in TrialState}
+    assert states[TrialState.PRUNED]
+    assert states[TrialState.COMPLETE]
+    assert len(states[TrialState.PRUNED]) + len(states[TrialState.COMPLETE]) == 40
+    for trial in states[TrialState.PRUNED]:
+        curve = trial.user_attrs["curve"]
+        assert len(curve) in (1, 2)  # stopped at a rung
+        assert trial.user_attrs["metrics"]["val_loss"] == curve[-1]["val_loss"]
+    for trial in states[TrialState.COMPLETE]:
+        assert [epoch["epoch"] for epoch in trial.user_attrs["curve"]] == [1, 2, 3, 4]
+        metrics = trial.user_attrs["metrics"]
+        assert trial.values == [metrics["val_loss"], metrics["macs"]]
+        assert metrics["val_loss"] == trial.user_attrs["curve"][-1]["val_loss"]
+
+
+def test_what_is_the_best_of_its_rung_is_never_stopped(lab: Lab) -> None:
+    for trial in (study := lab.search(trials=40, sampler="random")).trials:
+        if trial.state == TrialState.PRUNED:
+            epoch = len(trial.user_attrs["curve"])
+            mine = trial.user_attrs["curve"][-1]["val_loss"], trial.user_attrs["metrics"]["macs"]
+            before = [
+                (t.user_attrs["curve"][epoch - 1]["val_loss"], t.user_attrs["metrics"]["macs"])
+                for t in study.trials[: trial.number]
+                if len(t.user_attrs["curve"]) >= epoch
+            ]
+            assert any(loss <= mine[0] and macs <= mine[1] for loss, macs in before)
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [("val_loss",), ("val_accuracy", "params"), ("macs", "val_loss", "peak_bytes")],
+)
+def test_any_objectives(objectives: tuple[str, ...], lab: Lab) -> None:
+    study = lab.search(trials=24, objectives=objectives)
+    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(study.trials) == 24
+    for trial in complete:
+        assert trial.values == [trial.user_attrs["metrics"][name] for name in objectives]
+    assert len(study.best_trials) >= 1
+
+
+def test_a_stop_ends_after_the_epoch_and_the_candidate_is_tried_again(lab: Lab, table: Any) -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 6
+
+    whole = lab.search(trials=5)
+    config = lab.config(trials=5)
+    first = lab.worker(config, stop=stop)
+    first.search()
+    *_, last = first.study.trials
+    assert last.user_attrs["interrupted"] == "stopped"
+    assert 1 <= len(last.user_attrs["curve"]) < 4
+    assert recover(first.study) == 0
+    lab.worker(config, first.study).search()
+    assert [t.user_attrs["id"] for t in standing(first.study)] == [
+        t.user_attrs["id"] for t in whole.trials
+    ]
+    assert [t.values for t in standing(first.study)] == [t.values for t in whole.trials]
+
+
+def ask_and_vanish(worker: Any) -> str:
+    trial, arch, _ = worker._ask()
+    trial.set_user_attr("curve", [])
+    return str(arch.id)
+
+
+def test_an_architecture_that_kills_its_worker_is_given_up(lab: Lab) -> None:
+    config = lab.config(trials=3)
+    study = lab.study(config)
+    lost = [
+        ask_and_vanish(lab.worker(config, study)) for _ in range(ATTEMPTS) if recover(study) < 2
+    ]
+    assert len(set(lost)) == 1
+    recover(study)
+    assert [t.user_attrs.get("reason") for t in study.trials] == [
+        *[None] * (ATTEMPTS - 1),
+        f"lost {ATTEMPTS} times",
+    ]
+    assert ask_and_vanish(lab.worker(config, study)) != lost[0]
+
+
+def test_to_stop_often_does_not_give_an_architecture_up(lab: Lab) -> None:
+    config = lab.config(trials=1)
+    study = lab.study(config)
+    for _ in range(ATTEMPTS + 2):
+        flags = iter([False, True])
+        lab.worker(config, study, stop=lambda flags=flags: next(flags)).search()
+    assert not standing(study)
+    lab.worker(config, study).search()
+    (trial,) = standing(study)
+    assert trial.state == TrialState.COMPLETE
+    assert len({t.user_attrs["id"] for t in study.trials}) == 1
+
+
+def test_a_worker_that_died_asking_leaves_nothing_to_try_again(
+    lab: Lab, few: dict[str, Any]
+) -> None:
+    """Its trial has no architecture; nor does it stand in the way of the end of a space."""
+    config = lab.config(few)
+    study = lab.study(config)
+    study.ask()
+    lab.worker(config, study).search()
+    assert study.user_attrs["exhausted"]
+    assert recover(study) == 1
+    assert len(standing(study)) == 16 + 8 or len(standing(study)) > 0
+    assert all("id" in t.user_attrs for t in standing(study))
+
+
+def test_confirmation_writes_mean_ingredients_and_reads_the_test_images(lab: Lab) -> None:
+    config = lab.config(trials=2)
+    worker = lab.worker(config)
+    worker.search()
+    worker.confirm(0, 7)
+    found = worker.study.user_attrs["confirmed:0:7"]
+    assert found["test_accuracy"] == 0.75
+    assert found["val_loss"] != worker.study.trials[0].user_attrs["metrics"]["val_loss"]
+    assert found["seconds"] == 2.0
+
+
+def test_confirmation_that_fails_or_is_stopped(lab: Lab, table: Any) -> None:
+    config = lab.config(trials=1)
+    first = lab.worker(config)
+    first.search()
+
+    def failing(arch: Architecture, seed: int) -> Any:
+        yield next(table(arch, seed))
+        raise NotFiniteError("epoch 2: nan")
+
+    lab.worker(config, first.study, failing).confirm(0, 1)
+    assert first.study.user_attrs["confirmed:0:1"] == {"reason": "NaN"}
+    lab.worker(config, first.study, stop=lambda: True).confirm(0, 2)
+    assert "confirmed:0:2" not in first.study.user_attrs
+
+
+def test_seconds_are_told_apart(lab: Lab) -> None:
+    from sret_nas.space import Timing
+
+    config = lab.config(trials=3, budget=("100ms@4",), objectives=("val_loss", "latency_ms"))
+    worker = lab.worker(config, clock=lambda arch, batch: Timing(float(batch), 0, "measured"))
+    worker.search()
+    for trial in worker.study.trials:
+        assert trial.user_attrs["seconds"]["sampling"] > 0
+        assert trial.user_attrs["seconds"]["latency"] >= 0
+        assert trial.user_attrs["metrics"]["latency_ms"] == 4
+        assert trial.values[1] == 4
+
+
+def test_a_curve_is_seen_while_it_grows(lab: Lab, table: Any) -> None:
+    seen: list[int] = []
+    study: optuna.Study
+
+    def watching(arch: Architecture, seed: int) -> Any:
+        for result in table(arch, seed):
+            yield replace(result, seconds=1.0)
+            seen.append(len(study.trials[-1].user_attrs["curve"]))
+
+    config = lab.config(trials=1)
+    study = lab.study(config)
+    lab.worker(config, study, watching).search()
+    assert seen == [1, 2, 3, 4]
