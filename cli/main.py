@@ -17,7 +17,7 @@ import typer
 from sret_nas import __version__
 from sret_nas.errors import SretNasError
 
-from . import calibrate, doctor, output, pareto, profile, search, spaces
+from . import calibrate, doctor, output, pareto, profile, report, search, spaces
 
 app = typer.Typer(
     name="sret-nas",
@@ -34,6 +34,7 @@ app.command(epilog="Example: sret-nas profile sret_t sret_s deit_small_patch16_2
 app.command(epilog="Example: sret-nas calibrate sret_tiny --threads 1")(calibrate.calibrate)
 app.add_typer(spaces.app, name="spaces", epilog="Example: sret-nas spaces list")
 app.command(epilog="Example: sret-nas pareto runs/NAME --format csv")(pareto.pareto)
+app.command(epilog="Example: sret-nas report runs/NAME")(report.report)
 app.command(epilog="Example: sret-nas doctor --format json")(doctor.doctor)
 
 

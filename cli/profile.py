@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sret_nas import zoo
+from sret_nas import files, zoo
 from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.units import format_count
@@ -52,6 +52,9 @@ def profile(
     mode: Annotated[str, typer.Option(help="eager, compile or graph.")] = "eager",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU.")] = None,
+    draw: Annotated[
+        Path | None, typer.Option("--draw", metavar="FILE.svg", help="Draw one architecture.")
+    ] = None,
     form: FormatOption = Format.table,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,6 +66,8 @@ def profile(
     from sret_nas.profile import profile as run
 
     form = Format.json if as_json else form
+    if draw is not None:
+        _draw(archs, draw)
     measurement = Measurement(_batches(batch), dtype, device, mode, threads) if latency else None
     with status() as progress:
         profiles = run(
@@ -96,6 +101,22 @@ def _resolve(name: str) -> Architecture:
     from sret_nas.search import architecture
 
     return architecture(run, int(number))
+
+
+def _draw(archs: Sequence[str], path: Path) -> None:
+    """Write the picture of the one architecture that is asked for."""
+    from sret_nas.report import draw
+
+    if len(archs) != 1 or path.suffix != ".svg":
+        raise UsageError(
+            f"--draw: given {len(archs)} architecture(s) and '{path}'; allowed: one, and FILE.svg",
+            "e.g. sret-nas profile sret_t --draw sret_t.svg",
+        )
+    try:
+        files.write(path, draw(_resolve(archs[0]), archs[0]))
+    except OSError as problem:
+        raise UsageError(f"--draw: {path} cannot be written: {problem.strerror}") from problem
+    note(f"drawing {path}")
 
 
 def _batches(text: str) -> list[int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sret_nas.errors import UsageError
+from sret_nas.errors import SretNasError, UsageError
 from sret_nas.units import format_quantity, parse_budgets
 
 from .output import Column, Format, FormatOption, JsonOption, emit, note, print_json, status
@@ -255,5 +255,11 @@ def _finish(outcome: Outcome, form: Format) -> None:
     best = outcome.recommended()
     path = outcome.run.path
     note(f"files   {path}/pareto.json, pareto.csv, architectures/")
+    from sret_nas.report import write
+
+    try:
+        note(f"report  {write(outcome)}")
+    except SretNasError as problem:  # the run itself is safe in its study
+        note(f"note: no report: {problem}")
     if best:
         note(f"next    sret-nas profile {path}/architectures/{best.trial:03d}.yaml")

@@ -1,0 +1,224 @@
+"""The charts of a page: interactive ones as Plotly figures in plain data, small ones as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from sret_nas.report.known import Reference
+from sret_nas.search import Member, Outcome
+from sret_nas.units import format_quantity
+
+NAMES = {
+    "val_loss": "validation loss",
+    "val_accuracy": "validation accuracy",
+    "macs": "MACs",
+    "params": "parameters",
+    "latency_ms": "latency (ms)",
+    "peak_bytes": "peak memory (bytes)",
+}
+FRONT, OTHER, STOPPED, KNOWN = "#2f6fde", "#8c95a4", "#b9a16b", "#c2410c"
+
+Figure = dict[str, Any]
+
+
+def front(outcome: Outcome, references: Sequence[Reference]) -> list[Figure]:
+    """Quality against each known cost: a figure for every cost objective."""
+    goals = outcome.config.goals
+    (quality,) = [goal.name for goal in goals if goal.trained]
+    costs = [goal.name for goal in goals if not goal.trained] or ["macs"]
+    return [_front(outcome, quality, cost, references) for cost in costs]
+
+
+def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Reference]) -> Figure:
+    members = outcome.front
+    best = outcome.recommended()
+    on_front = {member.trial for member in members}
+    known = {r.id: r.name for r in references if r.id}
+    traces: list[Figure] = []
+    for state, name, colour, symbol in (
+        (TrialState.PRUNED, "stopped at a rung", STOPPED, "x-thin-open"),
+        (TrialState.COMPLETE, "trained to the end", OTHER, "circle"),
+    ):
+        trials = [
+            t
+            for t in outcome.trials
+            if t.state == state and t.number not in on_front and cost in t.user_attrs["metrics"]
+        ]
+        if trials:
+            line = {"width": 1.5, "color": colour} if state == TrialState.PRUNED else {"width": 0}
+            marker = {"color": colour, "symbol": symbol, "size": 7, "opacity": 0.75, "line": line}
+            traces.append(_points(trials, quality, cost, name, known) | {"marker": marker})
+    standing = [m for m in members if m.metrics[cost] is not None]
+    if standing:
+        values = [_quality(m, quality) for m in standing]
+        traces.append(
+            {
+                "type": "scatter",
+                "name": "front",
+                "mode": "lines+markers",
+                "line": {"color": FRONT, "width": 1.5, "shape": "hv"},
+                "marker": {
+                    "color": FRONT,
+                    "size": [14 if best and m.trial == best.trial else 9 for m in standing],
+                    "symbol": [
+                        "star"
+                        if best and m.trial == best.trial
+                        else "circle-open"
+                        if m.dethroned
+                        else "circle"
+                        for m in standing
+                    ],
+                },
+                "x": [m.metrics[cost] for m in standing],
+                "y": values,
+                "error_y": {
+                    "type": "data",
+                    "array": [_spread(m, quality) for m in standing],
+                    "thickness": 1.2,
+                    "width": 4,
+                },
+                "text": [_told(m.trial, m.metrics, known.get(m.id)) for m in standing],
+                "hovertemplate": "%{text}<extra></extra>",
+            }
+        )
+    shown = [r for r in references if cost in ("macs", "params")]
+    for kind, name, symbol in (
+        (True, "published SReT, cost only", "triangle-up"),
+        (False, "timm, cost only", "square"),
+    ):
+        some = [r for r in shown if bool(r.id) == kind]
+        if some:
+            traces.append(
+                {
+                    "type": "scatter",
+                    "name": name,
+                    "mode": "markers",
+                    "yaxis": "y2",
+                    "marker": {"color": KNOWN, "symbol": symbol, "size": 9},
+                    "x": [getattr(r, cost) for r in some],
+                    "y": [0.045 if kind else 0.1] * len(some),
+                    "text": [f"{r.name}: {format_quantity(cost, getattr(r, cost))}" for r in some],
+                    "hovertemplate": "%{text}<extra></extra>",
+                }
+            )
+    x = [value for t in traces if "yaxis" not in t for value in t["x"]]
+    axis: Figure = {"title": {"text": NAMES[cost]}, "tickformat": "~s"}
+    if x:  # the candidates fill the chart; what is known is seen as far as it is near
+        near = [getattr(r, cost) for r in shown if min(x) / 2 <= getattr(r, cost) <= 2 * max(x)]
+        low, high = min(x + near), max(x + near)
+        room = 0.06 * (high - low) or 0.1 * high
+        axis["range"] = [low - room, high + room]
+    return {
+        "data": traces,
+        "layout": {
+            "xaxis": axis,
+            "yaxis": {"title": {"text": NAMES[quality]}},
+            "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+            "showlegend": True,
+        },
+    }
+
+
+def _quality(member: Member, name: str) -> float:
+    source = asdict(member.confirmation) if member.confirmation else member.metrics
+    return float(source[name] or 0.0)
+
+
+def _spread(member: Member, name: str) -> float:
+    one = member.confirmation
+    return one.val_loss_std if one is not None and name == "val_loss" else 0.0
+
+
+def _points(
+    trials: Sequence[FrozenTrial], quality: str, cost: str, name: str, known: dict[str, str]
+) -> Figure:
+    metrics = [t.user_attrs["metrics"] for t in trials]
+    return {
+        "type": "scatter",
+        "name": name,
+        "mode": "markers",
+        "x": [m[cost] for m in metrics],
+        "y": [round(m[quality], 5) for m in metrics],
+        "text": [
+            _told(t.number, m, known.get(t.user_attrs["id"]))
+            for t, m in zip(trials, metrics, strict=True)
+        ],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
+def _told(number: int, metrics: dict[str, Any], name: str | None) -> str:
+    words = [f"trial {number}" + (f" = {name}" if name else "")]
+    words.append(f"loss {metrics['val_loss']:.4f}, accuracy {metrics['val_accuracy']:.1%}")
+    words.append(", ".join(format_quantity(k, metrics[k]) for k in ("macs", "params")))
+    return "<br>".join(words)
+
+
+def hypervolume(outcome: Outcome) -> Figure | None:
+    """Share of the final hypervolume after every trial; ``None`` where there is none."""
+    found = outcome.hypervolumes()
+    if not found:
+        return None
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "lines" if len(found) > 60 else "lines+markers",
+                "line": {"color": FRONT, "shape": "hv"},
+                "x": list(range(1, len(found) + 1)),
+                "y": [round(share, 5) for _, share in found],
+                "text": [f"after trial {number}: {share:.1%}" for number, share in found],
+                "hovertemplate": "%{text}<extra></extra>",
+            }
+        ],
+        "layout": {
+            "xaxis": {"title": {"text": "candidates trained to the end"}},
+            "yaxis": {
+                "title": {"text": "share of the final"},
+                "tickformat": ".0%",
+                "range": [0, 1.04],
+            },
+            "showlegend": False,
+        },
+    }
+
+
+def curve(epochs: Sequence[dict[str, Any]]) -> str:
+    """The learning curve of one training as a small SVG: validation and training loss."""
+    losses = [(e["epoch"], e["train_loss"], e["val_loss"]) for e in epochs]
+    if not losses:
+        return ""
+    w, h, left, bottom = 320, 150, 34, 20
+    values = [v for _, *pair in losses for v in pair]
+    low, high = min(values), max(values)
+    span, last = (high - low) or 1.0, max(losses[-1][0] - 1, 1)
+
+    def at(epoch: int, value: float) -> tuple[float, float]:
+        x = left + 6 + (w - left - 16) * (epoch - 1) / last
+        return round(x, 1), round(8 + (h - bottom - 16) * (high - value) / span, 1)
+
+    parts = [f'<path d="M{left} 4V{h - bottom}H{w}" class="axis"/>']
+    for value in (high, low):
+        y = at(1, value)[1]
+        parts.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
+    parts += [
+        f'<text x="{at(epoch, low)[0]}" y="{h - 6}" text-anchor="middle">{epoch}</text>'
+        for epoch in dict.fromkeys((losses[0][0], losses[-1][0]))
+    ]
+    parts.append(f'<text x="{(left + w) / 2}" y="{h - 6}" text-anchor="middle">epoch</text>')
+    for index, kind in ((1, "train"), (2, "val")):
+        points = [at(int(row[0]), row[index]) for row in losses]
+        line = " ".join(f"{x},{y}" for x, y in points)
+        parts.append(f'<polyline points="{line}" class="{kind}"/>')
+        if kind == "val":
+            parts += [f'<circle cx="{x}" cy="{y}" r="2.6" class="dot"/>' for x, y in points[-40:]]
+    label = escape(f"validation loss from {losses[0][2]:.4f} to {losses[-1][2]:.4f}")
+    return (
+        f'<svg class="curve" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">'
+        f"{''.join(parts)}</svg>"
+    )

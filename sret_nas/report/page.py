@@ -1,0 +1,216 @@
+"""One self-contained HTML page of a run; it loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import optuna
+import plotly.offline
+from markupsafe import Markup
+
+from sret_nas import files
+from sret_nas.cost import cost
+from sret_nas.device import fingerprint, resolve
+from sret_nas.errors import UsageError
+from sret_nas.report import charts
+from sret_nas.report.draw import draw
+from sret_nas.report.known import references
+from sret_nas.search import Member, Outcome, RunConfig
+from sret_nas.search.rundir import reported
+from sret_nas.units import format_count, format_quantity
+
+MOST_MEMBERS = 40
+"""Members that are shown in full; the page says where the others are."""
+LEAST_TRIALS = 10
+"""Complete trials below which importances would be noise."""
+
+
+def write(outcome: Outcome) -> Path:
+    """Write the page of a run to its ``report.html``, and return where that is.
+
+    Raises:
+        SretNasError: the folder cannot be written, or the study not be read.
+    """
+    with reported(outcome.run.path):
+        files.write(outcome.run.report, page(outcome))
+    return outcome.run.report
+
+
+def page(outcome: Outcome) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sret_nas.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["quantity"] = lambda value, metric: format_quantity(metric, value)
+    environment.filters["count"] = format_count
+    return environment.get_template("page.html.j2").render(_content(outcome)) + "\n"
+
+
+def _content(outcome: Outcome) -> dict[str, Any]:
+    config, known = outcome.config, references()
+    best = outcome.recommended()
+    members = outcome.front
+    shown = members[:MOST_MEMBERS]
+    if best is not None and best not in shown:
+        shown = [*shown[:-1], best]
+    hypervolume = charts.hypervolume(outcome)
+    figures = [*charts.front(outcome, known), *([hypervolume] if hypervolume else [])]
+    importances, why_not = _importances(outcome)
+    return {
+        "title": str(config.space.get("name", "space")),
+        "run": outcome.run.path,
+        "config": config,
+        "counts": outcome.counts(),
+        "best": best and _member(outcome, best),
+        "cheapest": members[0] if members else None,
+        "why": best and _why(outcome, best),
+        "members": [_member(outcome, member) for member in shown],
+        "hidden": len(members) - len(shown),
+        "front": members,
+        "front_figures": len(figures) - bool(hypervolume),
+        "hypervolume": bool(hypervolume),
+        "figures": figures,
+        "importances": importances,
+        "why_no_importances": why_not,
+        "agreement": _agreement(outcome),
+        "references": known,
+        "fidelity": outcome.fidelity(),
+        "seconds": outcome.seconds(),
+        "saving": outcome.saving(),
+        "failures": outcome.failures(),
+        "turned_down": outcome.turned_down(),
+        "machine": _machine(config),
+        "command": command(outcome),
+        "plotly": Markup(plotly.offline.get_plotlyjs()),  # noqa: S704 (the library's own file)
+    }
+
+
+def command(outcome: Outcome) -> str:
+    """The command line that asks for the same search."""
+    config = outcome.config
+    name = str(config.space.get("name", "space"))
+    words = ["sret-nas", "search", name]
+    if config.space_folder:
+        words[-1] = f"{config.space_folder}/{name}.yaml"
+    for bound in config.budget:
+        words += ["--budget", bound]
+    words += ["--objectives", ",".join(config.objectives)]
+    words += ["--data", config.data["source"], "--sampler", config.sampler]
+    words += ["--device", config.device, "--workers", str(config.workers)]
+    words += ["--seed", str(config.seed)]
+    if config.trials:
+        words += ["--trials", str(config.trials)]
+    if config.timeout_s:
+        words += ["--timeout", f"{config.timeout_s:g}s"]
+    if not config.published:
+        words.append("--no-seeds")
+    return shlex.join([*words, "--out", str(outcome.run.path)])
+
+
+def _why(outcome: Outcome, best: Member) -> list[str]:
+    """Why this one, in sentences."""
+    members = outcome.front
+    standing = [member for member in members if not member.dethroned]
+    (goal,) = [goal for goal in outcome.config.goals if goal.trained]
+    name = charts.NAMES[goal.name]
+    most = "lowest" if goal.direction == "minimize" else "highest"
+    if len(standing) == 1:
+        first = "It is the only architecture on the front"
+    else:
+        first = f"It has the {most} {name} of the {len(standing)} architectures on the front"
+    if best.confirmation:
+        first += f", as the mean over {best.confirmation.seeds} seeds."
+    else:
+        first += "; a single training, not confirmed with other seeds yet."
+    told = [first]
+    if outcome.config.budget:
+        told.append(f"It satisfies the budget: {', '.join(map(str, outcome.config.budgets))}.")
+    lost = len(members) - len(standing)
+    if lost:
+        told.append(f"{lost} of the front fell behind another once confirmed, and do not count.")
+    cheap = standing[0]
+    if cheap.trial != best.trial and cheap.metrics["macs"] and best.metrics["macs"]:
+        ratio = best.metrics["macs"] / cheap.metrics["macs"]
+        losses = [
+            m.confirmation.val_loss if m.confirmation else float(m.metrics["val_loss"] or 0)
+            for m in (cheap, best)
+        ]
+        told.append(
+            f"If cost matters more: trial {cheap.trial} needs {ratio:.1f} times fewer MACs, at a "
+            f"validation loss of {losses[0]:.4f} instead of {losses[1]:.4f}."
+        )
+    return told
+
+
+def _member(outcome: Outcome, member: Member) -> dict[str, Any]:
+    arch = member.architecture
+    (trial,) = [t for t in outcome.trials if t.number == member.trial]
+    found = cost(arch)
+    name = next((r.name for r in references() if r.id == member.id), None)
+    return {
+        "trial": member.trial,
+        "id": member.id,
+        "name": name,
+        "metrics": member.metrics,
+        "confirmation": member.confirmation,
+        "dethroned": member.dethroned,
+        "drawing": Markup(draw(arch, f"trial {member.trial}")),  # noqa: S704 (it escapes)
+        "curve": Markup(charts.curve(trial.user_attrs.get("curve", []))),  # noqa: S704 (likewise)
+        "stages": found.by_stage,
+        "macs": found.macs,
+        "params": found.params,
+        "yaml": arch.to_yaml(),
+        "file": outcome.run.architectures / f"{member.trial:03d}.yaml",
+    }
+
+
+def _importances(outcome: Outcome) -> tuple[list[tuple[str, float]], str]:
+    """Share of each parameter in the quality, largest first; else why there is none."""
+    complete = outcome.complete()
+    if len(complete) < LEAST_TRIALS:
+        return [], (
+            f"{len(complete)} candidates were trained to the end; "
+            f"from {LEAST_TRIALS} on, importances are shown."
+        )
+    index = [goal.trained for goal in outcome.config.goals].index(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = optuna.importance.get_param_importances(
+                outcome.study, target=lambda trial: trial.values[index]
+            )
+    except (ValueError, RuntimeError) as error:
+        return [], f"Optuna could not tell: {error}"
+    return [(name, share) for name, share in found.items() if share > 0.004][:12], ""
+
+
+def _agreement(outcome: Outcome) -> dict[str, Any]:
+    """Choices that all members of the front share, and how the others are spread."""
+    trials = {trial.number: trial for trial in outcome.trials}
+    chosen = [trials[member.trial].params for member in outcome.front]
+    same: list[tuple[str, Any]] = []
+    spread: list[tuple[str, list[tuple[Any, int]]]] = []
+    if len(chosen) > 1:
+        for name in dict.fromkeys(key for params in chosen for key in params):
+            counts = Counter(params[name] for params in chosen if name in params)
+            if len(counts) == 1 and counts.total() == len(chosen):
+                same.append((name, next(iter(counts))))
+            else:
+                spread.append((name, sorted(counts.items(), key=lambda item: -item[1])))
+    return {"members": len(chosen), "same": same, "spread": spread}
+
+
+def _machine(config: RunConfig) -> str:
+    try:
+        return str(fingerprint(resolve(config.device)))
+    except UsageError:
+        return f"the report was written on a machine without {config.device}"
