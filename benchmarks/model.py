@@ -34,6 +34,7 @@ VARIANTS = {
     "sret_t_wo_slice": ("SReT_wo_slice", "SReT_T_wo_slice"),  # its constructor forgets a ratio
     "sret_lt": ("SReT", "SReT_LT"),
     "sret_lt_wo_slice": ("SReT_wo_slice", "SReT_LT_wo_slice"),
+    "sret_lt_16_14": ("SReT", "SReT"),  # has no constructor of its own
     "sret_s": ("SReT", "SReT_S"),
     "sret_s_wo_slice": ("SReT_wo_slice", "SReT_S_wo_slice"),
 }
@@ -90,8 +91,24 @@ def forget_moved_names() -> None:
 def pair(name: str, device: str) -> tuple[nn.Module, nn.Module]:
     """The published module and ours, with the same weights; permutations as published."""
     module, function = VARIANTS[name]
-    forgotten = {"np_mlp_ratio": 1} if function == "SReT_T_wo_slice" else {}
-    theirs = getattr(importlib.import_module(module), function)(drop_path_rate=0.0, **forgotten)
+    options: dict[str, Any] = {"drop_path_rate": 0.0}
+    if function == "SReT_T_wo_slice":
+        options |= {"np_mlp_ratio": 1}
+    if function == "SReT":
+        options |= {
+            "image_size": 224,
+            "patch_size": 16,
+            "stride": 8,
+            "base_dims": [32, 32, 32],
+            "depth": [4, 10, 6],
+            "recursive_num": [2, 5, 3],
+            "heads": [2, 4, 8],
+            "groups1": [16, 14, 1],
+            "groups2": [1, 1, 1],
+            "mlp_ratio": 4.0,
+            "np_mlp_ratio": 1,
+        }
+    theirs = getattr(importlib.import_module(module), function)(**options)
     arch = Architecture.load(Architecture.load(name).to_dict() | {"permute": "random"})
     ours = create_model(arch, drop_path_rate=0.0)
     ours.load_state_dict(convert_official_state_dict(theirs.state_dict()))
