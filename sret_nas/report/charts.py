@@ -53,39 +53,19 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
             line = {"width": 1.5, "color": colour} if state == TrialState.PRUNED else {"width": 0}
             marker = {"color": colour, "symbol": symbol, "size": 7, "opacity": 0.75, "line": line}
             traces.append(_points(trials, quality, cost, name, known) | {"marker": marker})
-    standing = [m for m in members if m.metrics[cost] is not None]
-    if standing:
-        values = [_quality(m, quality) for m in standing]
-        traces.append(
-            {
-                "type": "scatter",
-                "name": "front",
-                "mode": "lines+markers",
-                "line": {"color": FRONT, "width": 1.5, "shape": "hv"},
-                "marker": {
-                    "color": FRONT,
-                    "size": [14 if best and m.trial == best.trial else 9 for m in standing],
-                    "symbol": [
-                        "star"
-                        if best and m.trial == best.trial
-                        else "circle-open"
-                        if m.dethroned
-                        else "circle"
-                        for m in standing
-                    ],
-                },
-                "x": [m.metrics[cost] for m in standing],
-                "y": values,
-                "error_y": {
-                    "type": "data",
-                    "array": [_spread(m, quality) for m in standing],
-                    "thickness": 1.2,
-                    "width": 4,
-                },
-                "text": [_told(m.trial, m.metrics, known.get(m.id)) for m in standing],
-                "hovertemplate": "%{text}<extra></extra>",
+    for name, some, symbol in (
+        ("fell behind once confirmed", [m for m in members if m.dethroned], "circle-open"),
+        ("front", [m for m in members if not m.dethroned], "circle"),
+    ):
+        some = [m for m in some if m.metrics[cost] is not None]
+        if some:
+            starred = [best is not None and m.trial == best.trial for m in some]
+            marker = {
+                "color": FRONT,
+                "size": [15 if star else 9 for star in starred],
+                "symbol": ["star" if star else symbol for star in starred],
             }
-        )
+            traces.append(_members(some, quality, cost, name, known) | {"marker": marker})
     shown = [r for r in references if cost in ("macs", "params")]
     for kind, name, symbol in (
         (True, "published SReT, cost only", "triangle-up"),
@@ -121,6 +101,24 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
             "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
             "showlegend": True,
         },
+    }
+
+
+def _members(
+    members: Sequence[Member], quality: str, cost: str, name: str, known: dict[str, str]
+) -> Figure:
+    """Members of the front at their confirmed means, joined where they stand."""
+    spread = {"type": "data", "array": [_spread(m, quality) for m in members]}
+    return {
+        "type": "scatter",
+        "name": name,
+        "mode": "lines+markers" if name == "front" else "markers",
+        "line": {"color": FRONT, "width": 1.5, "shape": "hv"},
+        "x": [m.metrics[cost] for m in members],
+        "y": [_quality(m, quality) for m in members],
+        "error_y": spread | {"thickness": 1.2, "width": 4},
+        "text": [_told(m.trial, m.metrics, known.get(m.id)) for m in members],
+        "hovertemplate": "%{text}<extra></extra>",
     }
 
 

@@ -324,10 +324,12 @@ def _legend(parts: list[str], y: float, arch: Architecture) -> float:
     parts.append(_rect(180, y, 11, 13, colour, ' rx="3"'))
     parts.append(_text(196, y + 10, "MLP; same colour: same weights", "s"))
     y += 17
-    parts.append(
-        f'<path class="l" stroke="{colour}" d="M4 {y + 11:.1f}c9 0 9 -9 .5 -9m4 -3l-4.5 3 4.5 3"/>'
-    )
-    parts.append(_text(18, y + 10, "the same block again", "s"))
+    if any(stage.recursions > 1 and stage.share != "none" for stage in arch.stages):
+        parts.append(
+            f'<path class="l" stroke="{colour}" d="M4 {y + 11:.1f}c9 0 9 -9 .5 -9m4 -3l-4.5 3 '
+            '4.5 3"/>'
+        )
+        parts.append(_text(18, y + 10, "the same block again", "s"))
     if any(stage.nll_hidden for stage in arch.stages):
         parts.append(f'<rect x="184" y="{y:.1f}" width="2.5" height="13" class="n"/>')
         parts.append(_text(196, y + 10, "projection; never shared", "s"))

@@ -1,0 +1,307 @@
+"""The page of a run: whole without a network, whatever the run holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sret_nas import report
+from sret_nas.cost import cost
+from sret_nas.errors import SretNasError
+from sret_nas.proxy import choose
+from sret_nas.report.page import command, page
+from sret_nas.search import Outcome, RunConfig, RunDir
+from sret_nas.space import SearchSpace
+
+MARKUP = "<script>alert(1)</script><b>&"
+LIMIT_BYTES = 6_000_000
+COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
+
+
+class Page(HTMLParser):
+    """Tags, headings and visible text of a page, its scripts and styles left out."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._inside: list[str] = []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._inside and self._inside[-1] == tag:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self._inside:
+            self.words.append(data)
+
+
+def config(name: str = "smoke", **changes: Any) -> RunConfig:
+    space = SearchSpace.load("smoke").file
+    plan, _ = choose("fast", "cpu")
+    return RunConfig(
+        space=space.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"name": name},
+        data={"source": "demo", "fingerprint": "0" * 16},
+        proxy=plan,
+        versions={"torch": "2"},
+        **({"budget": ("2MMACs",), "trials": 8} | changes),
+    )
+
+
+def trials(number: int, states: Callable[[int], TrialState]) -> list[FrozenTrial]:
+    """Trials as a search leaves them: dearer ones are better, with some scatter."""
+    space, made = SearchSpace.load("smoke"), []
+    rungs = choose("fast", "cpu")[0].rungs
+    for i, arch in enumerate(space.sample(number, seed=0)):
+        found, state = cost(arch), states(i)
+        epochs = rungs[-1] if state == COMPLETE else rungs[0]
+        loss = 2.0 - found.macs / 4e6 + 0.02 * (i * 7 % 11)
+        curve = [
+            {"epoch": e, "train_loss": loss + 2 / e, "val_loss": loss + 1 / e,
+             "val_accuracy": 0.5, "seconds": 1.0, "images": 100}
+            for e in range(1, epochs + 1)
+        ]  # fmt: skip
+        metrics = {"macs": found.macs, "params": found.params, "peak_bytes": found.peak_bytes}
+        metrics |= {"val_loss": curve[-1]["val_loss"], "val_accuracy": 0.5}
+        params = space.params(space.encode(arch))
+        attributes: dict[str, Any] = {
+            "id": arch.id, "architecture": arch.to_dict(), "metrics": metrics, "curve": curve,
+            "seconds": {"sampling": 0.1, "latency": 0.0}, "turned_down": {"too slow <i>": 2},
+        }  # fmt: skip
+        if state == FAIL:
+            attributes |= {"reason": "diverged <i>"}
+        made.append(
+            create_trial(
+                state=state,
+                values=[metrics["val_loss"], found.macs] if state == COMPLETE else None,
+                params=params,
+                distributions={key: space.distributions[key] for key in params},
+                user_attrs=attributes,
+            )
+        )
+    return made
+
+
+def outcome(
+    folder: Path,
+    number: int,
+    states: Callable[[int], TrialState] = lambda _: COMPLETE,
+    confirmed: bool = False,
+    **changes: Any,
+) -> Outcome:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    study.add_trials(trials(number, states))
+    run = RunDir(folder / "run")
+    with run.only_one():
+        made = run.begin(config(**changes))
+    found = Outcome(run, made, study)
+    if confirmed:
+        for member in found.front:
+            for seed in (1, 2):
+                loss = float(member.metrics["val_loss"] or 0) + 0.01 * seed
+                result = {"val_loss": loss, "val_accuracy": 0.5, "test_accuracy": 0.4 + seed / 50}
+                study.set_user_attr(f"confirmed:{member.trial}:{seed}", result | {"seconds": 2.0})
+        found = Outcome(run, made, study)
+    return found
+
+
+def mixed(i: int) -> TrialState:
+    return FAIL if i % 12 == 11 else PRUNED if i % 3 == 2 else COMPLETE
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, str]:
+    found = outcome(tmp_path_factory.mktemp("usual"), 36, mixed, confirmed=True)
+    return found, page(found)
+
+
+def test_the_answer_comes_first(usual: tuple[Outcome, str]) -> None:
+    found, text = usual
+    best = found.recommended()
+    assert best is not None
+    assert best.confirmation is not None
+    shown = Page(text).text
+    assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "Recommended architecture", "The front", "Progress", "What mattered",
+        "Members of the front", "How far to trust it",
+    ]  # fmt: skip
+    answer = shown[shown.index("Recommended architecture") : shown.index("No other candidate")]
+    assert f"Trial {best.trial}" in answer
+    loss = best.confirmation
+    assert f"{loss.val_loss:.4f} ± {loss.val_loss_std:.4f}" in answer
+    assert f"architectures/{best.trial:03d}.yaml" in answer
+    assert "sret_nas.create_model(arch)" in answer
+
+
+def test_every_part_is_there(usual: tuple[Outcome, str]) -> None:
+    found, text = usual
+    shown = Page(text).text
+    for words in (
+        "deit_small_patch16_224", "timm's model card", "sret_t", "PED-ANOVA", "more parameters",
+        "more MACs", "diverged <i>", "too slow <i>", "Kendall's τ", command(found), "torch 2",
+        "Machine", "fingerprint of the splits",
+    ):  # fmt: skip
+        assert words in shown, words
+    assert text.count("<svg") >= 2 * len(found.front)
+    for member in found.front:
+        assert member.architecture.to_yaml().split() == _yaml(text, member.trial).split()
+
+
+def _yaml(text: str, trial: int) -> str:
+    match = re.search(rf'aria-label="Architecture of trial {trial}">([^<]*)<', text)
+    assert match
+    return match[1]
+
+
+def test_charts_hold_the_front_with_its_spread(usual: tuple[Outcome, str]) -> None:
+    found, text = usual
+    match = re.search(r"const figures = (.*);\n", text)
+    assert match
+    chart, volume = json.loads(match[1])
+    traces = {trace["name"]: trace for trace in chart["data"]}
+    standing = [member for member in found.front if not member.dethroned]
+    assert traces["front"]["x"] == [member.metrics["macs"] for member in standing]
+    assert all(spread > 0 for spread in traces["front"]["error_y"]["array"])
+    assert {"stopped at a rung", "trained to the end", "timm, cost only"} <= set(traces)
+    shares = volume["data"][0]["y"]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+
+
+def test_nothing_is_loaded_from_anywhere(usual: tuple[Outcome, str]) -> None:
+    tags = Page(usual[1]).tags
+    assert not [tag for tag, _ in tags if tag in ("link", "iframe", "img", "object", "base")]
+    for _, attributes in tags:
+        for key in ("src", "href", "action", "data", "srcset"):
+            assert not (attributes.get(key) or "#").startswith(("http", "//"))
+    policy = next(a["content"] for t, a in tags if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    styles = "".join(re.findall(r"<style>(.*?)</style>", usual[1], re.DOTALL))
+    assert "url(" not in styles
+    assert "@import" not in styles
+
+
+def test_markup_in_names_stays_text(tmp_path: Path) -> None:
+    made = outcome(tmp_path, 3, name=MARKUP)
+    made.config = made.config.model_copy(
+        update={"data": {"source": MARKUP, "fingerprint": MARKUP}, "commit": MARKUP}
+    )
+    text = page(made)
+    assert MARKUP not in text
+    shown = Page(text)
+    assert MARKUP in shown.text
+    assert sum(tag == "script" for tag, _ in shown.tags) == 2
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_run_that_has_hardly_begun(tmp_path: Path, number: int) -> None:
+    shown = Page(page(outcome(tmp_path, number))).text
+    assert ("nothing to recommend" in shown) == (number == 0)
+    assert ("Fewer than three candidates" in shown) is True
+    assert "importances are shown" in shown
+
+
+def test_only_stopped_and_failed(tmp_path: Path) -> None:
+    made = outcome(tmp_path, 4, lambda i: FAIL if i % 2 else PRUNED)
+    assert "nothing to recommend" in Page(page(made)).text
+
+
+def test_a_thousand_trials_stay_small(tmp_path: Path) -> None:
+    made = outcome(tmp_path, 1000, mixed, confirmed=True)
+    start = time.perf_counter()
+    path = report.write(made)
+    assert time.perf_counter() - start < 30
+    assert path == made.run.report
+    assert path.stat().st_size < LIMIT_BYTES
+
+
+def test_the_command_asks_for_the_same_run(tmp_path: Path) -> None:
+    made = outcome(tmp_path, 0, published=False, trials=None, timeout_s=90.0, seed=3)
+    words = command(made).split()
+    assert words[:3] == ["sret-nas", "search", "smoke"]
+    for option, value in (("--budget", "2MMACs"), ("--timeout", "90s"), ("--seed", "3")):
+        assert words[words.index(option) + 1] == value
+    assert "--no-seeds" in words
+    assert "--trials" not in words
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    made = outcome(tmp_path, 0)
+    made.run.report.mkdir()
+    with pytest.raises(SretNasError, match=r"report\.html"):
+        report.write(made)
+
+
+def test_from_the_command_line(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.only_one():
+        study = run.study(create=run.begin(config()))
+    study.add_trials(trials(2, lambda _: COMPLETE))
+    result = cli("report", run.path)
+    assert result.code == 0
+    assert result.out.strip() == str(run.report)
+    assert "Recommended architecture" in run.report.read_text(encoding="utf-8")
+    assert cli("report", tmp_path).code == 2
+
+
+def test_profile_draws_one(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    path = tmp_path / "t.svg"
+    assert cli("profile", "sret_t", "--no-latency", "--draw", path).code == 0
+    assert path.read_text(encoding="utf-8").startswith("<svg")
+    for bad in (["sret_t", "sret_s", "--draw", path], ["sret_t", "--draw", tmp_path / "t.png"]):
+        result = cli("profile", "--no-latency", *bad)
+        assert result.code == 2
+        assert "allowed: one, and FILE.svg" in result.err
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+@pytest.mark.parametrize("width", [360, 1600])
+def test_in_a_browser(usual: tuple[Outcome, str], tmp_path: Path, width: int) -> None:
+    """Charts are drawn, nothing sticks out sideways, nothing is blocked or broken."""
+    probe = """<script>
+      addEventListener("load", () => setTimeout(() => {
+        const seen = {charts: document.querySelectorAll(".main-svg").length,
+          over: document.documentElement.scrollWidth - document.documentElement.clientWidth};
+        parent.document.title = JSON.stringify(seen);
+      }, 100));
+    </script></body>"""
+    inner = tmp_path / "page.html"
+    inner.write_text(usual[1].replace("</body>", probe), encoding="utf-8")
+    outer = tmp_path / "outer.html"
+    frame = f'<iframe src="page.html" style="width:{width}px;height:900px"></iframe>'
+    outer.write_text(f"<title></title>{frame}", encoding="utf-8")
+    done = subprocess.run(
+        [
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=8000", f"--window-size={width + 60},1000", "--dump-dom",
+            outer.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=90, check=True,
+    )  # fmt: skip
+    match = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert match, done.stdout[:400]
+    seen = json.loads(match[1])
+    assert seen["charts"] >= 4
+    assert seen["over"] <= 0
