@@ -225,7 +225,7 @@ def _clock(budgets: Iterable[Budget], device: str) -> Clock | None:
         return None
     from sret_nas.space import clock
 
-    return clock(device)
+    return clock(device, progress=note)
 
 
 def _document(found: Any, budgets: Iterable[Budget], result: Check) -> dict[str, Any]:

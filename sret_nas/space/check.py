@@ -87,7 +87,7 @@ class Known:
         name: Its name.
         contained: Whether the space holds it.
         feasible: Whether it satisfies all bounds, contained or not.
-        metrics: Its costs.
+        metrics: Its costs; latencies only where they decide.
     """
 
     name: str
@@ -205,7 +205,7 @@ def _known(
     found = cost(arch)
     metrics: dict[str, float] = {metric: getattr(found, metric) for metric in METRICS}
     feasible = all(metrics[metric] <= limit for metric, limit in limits.items())
-    if clock is not None:
+    if clock is not None and feasible:  # measuring takes time
         for bound in timed:
             timing = clock(arch, bound.batch)
             metrics[bound.key] = timing.ms

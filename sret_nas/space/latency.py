@@ -17,6 +17,8 @@ from sret_nas.units import Budget
 if TYPE_CHECKING:
     from sret_nas.space.space import SearchSpace
 
+SECONDS = 2.0
+"""Measuring one architecture; its margin says how well that did."""
 MOST_TRIES = {"predicted": 5000, "measured": 50}
 """Architectures in a row that fail before the search for another one ends."""
 
@@ -47,7 +49,11 @@ Clock: TypeAlias = Callable[[Architecture, int], Timing]
 
 
 def clock(
-    device: str = "cpu", dtype: str = "fp32", mode: str = "eager", threads: int | None = None
+    device: str = "cpu",
+    dtype: str = "fp32",
+    mode: str = "eager",
+    threads: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Clock:
     """A clock for a device: its predictor where it was calibrated, else measurements.
 
@@ -58,6 +64,7 @@ def clock(
         dtype: ``fp32``, ``bf16`` or ``fp16``.
         mode: ``eager``, ``compile`` or ``graph``.
         threads: Threads of torch on the CPU; default: as set.
+        progress: Told one line where there is no predictor for a batch.
     """
     from sret_nas import latency, predict
 
@@ -70,8 +77,9 @@ def clock(
                 predictors[batch] = predict.load(device, batch, dtype, mode, threads)
             except ConfigError:
                 raise
-            except UsageError:  # not calibrated
+            except UsageError as error:  # not calibrated
                 predictors[batch] = None
+                progress(f"{error}: measuring, {SECONDS:.0f} s each; {error.hint} makes it fast")
         return predictors[batch]
 
     def tell(arch: Architecture, batch: int) -> Timing:
@@ -88,6 +96,7 @@ def clock(
                 dtype=dtype,
                 mode=mode,
                 threads=threads,
+                seconds=SECONDS,
             )
             found = results[key]
             if isinstance(found, Exception):

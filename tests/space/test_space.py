@@ -279,6 +279,9 @@ def test_a_check_with_a_latency_says_where_it_comes_from() -> None:
     assert spread.low == 2 and spread.high <= 12
     assert 0 < result.share.low < result.share.value < result.share.high < 1
     assert not any(known.feasible for known in result.published)
+    assert not any("latency_ms" in known.metrics for known in result.published)  # 3M MACs decide
+    timed = check(SearchSpace.load("smoke"), ["22ms"], clock=stopwatch).published
+    assert all(known.feasible and known.metrics["latency_ms"] == 20 for known in timed)
 
 
 def test_the_clock_measures_where_nothing_is_calibrated_and_else_predicts() -> None:
