@@ -16,8 +16,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import optuna
-import scipy.stats
 from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas import files, pareto
@@ -376,16 +376,19 @@ class Outcome:
 
 
 def _order(by: str, values: Sequence[float], final: Sequence[float], seed: int) -> Order:
+    n = len(values)
+    x, y = (np.sign(np.subtract.outer(v, v)) for v in (values, final))
+    # A bootstrap sample is how often each candidate is in it; the first row is all of them once.
     rng = np.random.default_rng(seed)
-    x, y = np.asarray(values, dtype=float), np.asarray(final, dtype=float)
-    taus = []
-    for _ in range(BOOTSTRAPS):
-        at = rng.integers(len(x), size=len(x))
-        tau = float(scipy.stats.kendalltau(x[at], y[at]).statistic)
-        if np.isfinite(tau):
-            taus.append(tau)
-    tau = float(scipy.stats.kendalltau(x, y).statistic)
-    if not taus or not np.isfinite(tau):  # all equal: nothing to order
-        return Order(by, 0.0, -1.0, 1.0, len(x))
-    low, high = np.percentile(taus, [2.5, 97.5])
-    return Order(by, tau, float(low), float(high), len(x))
+    times = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)])
+
+    def pairs(of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        total: npt.NDArray[np.float64] = np.sum(times @ of * times, axis=1)
+        return total
+
+    ordered = np.sqrt(pairs(np.abs(x)) * pairs(np.abs(y)))
+    taus = pairs(x * y)[ordered > 0] / ordered[ordered > 0]
+    if not ordered[0]:  # all equal: nothing to order
+        return Order(by, 0.0, -1.0, 1.0, n)
+    low, high = np.percentile(taus[1:], [2.5, 97.5]) if len(taus) > 1 else (-1.0, 1.0)
+    return Order(by, float(taus[0]), float(low), float(high), n)

@@ -238,7 +238,10 @@ def _crew(
                 watch(study)
         return
     context = multiprocessing.get_context("spawn")
-    shares = [tasks[i :: config.workers] for i in range(config.workers)]
+    count = config.workers
+    if act is not None and config.trials:
+        count = min(count, config.trials - len(standing(study)))
+    shares = [tasks[i::count] for i in range(count)]
     processes = [
         context.Process(
             target=_work,

@@ -7,12 +7,15 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 from optuna.trial import TrialState, create_trial
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.search import Outcome, RunDir
+from sret_nas.search.outcome import _order
 from sret_nas.space import SearchSpace
 
 Lab = Any
@@ -201,6 +204,19 @@ def test_fidelity_of_a_known_order(lab: Lab) -> None:
     assert order.tau == pytest.approx(4 / 6)
     assert -1 <= order.low < order.tau < order.high <= 1
     assert made.outcome.fidelity()[0] == order  # the bootstrap has its seed
+
+
+def test_kendalls_tau_is_what_scipy_says() -> None:
+    rng = np.random.default_rng(0)
+    for n in (6, 12, 60):
+        x, y = rng.integers(0, n // 2 + 2, (2, n)).astype(float)
+        order = _order("params", x.tolist(), y.tolist(), seed=0)
+        assert order.tau == pytest.approx(scipy.stats.kendalltau(x, y).statistic)
+    resampled = []
+    for _ in range(500):
+        at = rng.integers(n, size=n)
+        resampled.append(scipy.stats.kendalltau(x[at], y[at]).statistic)
+    assert [order.low, order.high] == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.05)
 
 
 def test_fidelity_where_all_are_equal_is_a_number(lab: Lab) -> None:

@@ -1,0 +1,315 @@
+"""``sret-nas search``, ``pareto`` and ``RUN#N``, as one types them; tiny but real trainings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sret_nas.arch import Architecture
+from sret_nas.errors import InfeasibleError
+from sret_nas.search import Outcome, RunDir, load
+from sret_nas.search.rundir import standing
+
+Cli = Callable[..., Any]
+TINY = {
+    "image_size": 28,
+    "width": 0.5,
+    "subset": 64,
+    "val_images": 32,
+    "epochs": 2,
+    "rungs": [1, 2],
+    "batch": 32,
+    "seeds": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("proxy") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.fixture
+def search(cli: Cli, proxy: Path, tmp_path: Path) -> Cli:
+    """Search ``smoke`` with one worker, into the folder ``run``."""
+
+    def call(*arguments: object, out: Path = tmp_path / "run", workers: int = 1) -> Any:
+        return cli(
+            "search",
+            *("smoke", "--proxy", proxy, "--workers", workers, "--out", out),
+            *arguments,
+        )
+
+    return call
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def told(result: Any) -> list[str]:
+    return [line for line in result.err.splitlines() if line.startswith("trial ")]
+
+
+def test_a_whole_search_and_what_it_leaves(search: Cli, cli: Cli, tmp_path: Path) -> None:
+    result = search("--trials", 4, "--budget", "1M MACs", "--format", "json")
+    assert result.code == 0
+    document = result.json  # the whole of stdout
+    assert document["trials"]["complete"] + document["trials"]["pruned"] == 4
+    assert document["front"]
+    lines = told(result)
+    assert sum("confirmed with seed 1" in line for line in lines) == len(document["front"])
+    assert len(lines) == 4 + len(document["front"])
+    run = tmp_path / "run"
+    assert json.loads((run / "pareto.json").read_text()) == document
+    assert {"config.yaml", "study.db", "pareto.csv", "architectures", "artifacts"} <= {
+        path.name for path in run.iterdir()
+    }
+    for member in document["front"]:
+        assert member["confirmation"]["seeds"] == 2
+        assert member["confirmation"]["test_accuracy"] is not None
+        assert member["metrics"]["macs"] <= 1_000_000
+        path = run / "architectures" / f"{member['trial']:03d}.yaml"
+        assert Architecture.load(path).id == member["id"]
+
+    same = search("--trials", 4, "--budget", "1M MACs", "--format", "json")
+    assert same.code == 0
+    assert same.json["front"] == document["front"]
+    assert same.json["trials"] == document["trials"]
+    assert told(same) == []
+
+    more = search("--trials", 6, "--budget", "1000K MACs", "--format", "json")
+    assert more.json["trials"]["complete"] + more.json["trials"]["pruned"] == 6
+    assert len([line for line in told(more) if "confirmed" not in line]) == 2
+
+    assert cli("pareto", run, "--json").json == more.json
+    assert cli("pareto", run).code == 0
+    rows = cli("pareto", run, "--format", "csv").out.splitlines()
+    assert len(rows) == 1 + len(more.json["front"])
+
+    member = more.json["front"][0]
+    profiled = cli("profile", f"{run}#{member['trial']}", "--no-latency", "--json")
+    assert profiled.json["macs"] == member["metrics"]["macs"]
+    missing = cli("profile", f"{run}#99", "--no-latency")
+    assert missing.code == 2
+    assert "no such trial" in missing.err
+    assert cli("profile", f"{run}#x", "--no-latency").code == 2
+
+    moved = run.rename(tmp_path / "renamed")
+    again = search("--trials", 6, "--budget", "1M MACs", "--json", out=moved)
+    assert again.json["front"] == more.json["front"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--budget", "50Kparams"], "budget was"),
+        (["--seed", 5], "seed was 0, now 5"),
+        (["--no-seeds"], "published was true, now false"),
+        (["--objectives", "loss,params"], '["val_loss", "params"]'),
+        (["--objectives", "loss,macs,params"], '["val_loss", "macs", "params"]'),
+        (["--sampler", "random"], 'now "random"'),
+        (["--proxy", "fast"], "proxy epochs was 2, now 4"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(
+    changes: list[object], said: str, search: Cli, begun: Path
+) -> None:
+    before = content(begun)
+    result = search("--trials", 9, "--budget", "1M MACs", *changes, out=begun)
+    assert result.code == 2
+    assert said in result.err
+    assert "config.yaml" in result.err
+    assert content(begun) == before
+
+
+def test_another_space_or_other_data_are_refused(
+    cli: Cli, begun: Path, proxy: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    smoke = (Path(__file__).parents[2] / "search_spaces" / "smoke.yaml").read_text()
+    own.write_text(smoke.replace("mlp_ratio: [2.0, 3.0]", "mlp_ratio: [2.0, 4.0]"))
+    arguments = ("--proxy", proxy, "--budget", "1M MACs", "--workers", 1, "--out", begun)
+    result = cli("search", own, *arguments)
+    assert result.code == 2
+    assert "space all_stages mlp_ratio was [2.0, 3.0], now [2.0, 4.0]" in result.err
+
+    data = begun / "config.yaml"
+    text = data.read_text()
+    config = yaml.safe_load(text)
+    config["data"]["fingerprint"] = "0" * 16
+    data.write_text(yaml.safe_dump(config))
+    result = cli("search", "smoke", *arguments)
+    data.write_text(text)
+    assert result.code == 2
+    assert "data was" in result.err
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, proxy: Path) -> Path:
+    """A run with a budget and one trial."""
+    from sret_nas.cli.main import run
+
+    out = tmp_path_factory.mktemp("begun") / "run"
+    options = ["--proxy", proxy, "--workers", 1, "--budget", "1M MACs", "--trials", 1]
+    assert run(["search", "smoke", *map(str, options), "--out", str(out), "--json"]) == 0
+    return out
+
+
+def test_while_one_search_is_at_work_another_is_refused(search: Cli, begun: Path) -> None:
+    before = content(begun)
+    with RunDir(begun).only_one():
+        result = search("--trials", 9, "--budget", "1M MACs", out=begun)
+    assert result.code == 2
+    assert "another search is at work" in result.err
+    assert content(begun) == before
+
+
+def test_an_impossible_budget_leaves_nothing(search: Cli, tmp_path: Path) -> None:
+    result = search("--budget", "1K MACs")
+    assert result.code == 3
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_impossible_latency_is_exit_3(search: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sret_nas.space import Timing
+
+    def clock(*_: object) -> Any:
+        return lambda arch, batch: Timing(5.0, 0.1, "measured")
+
+    monkeypatch.setattr("sret_nas.search.run.clock", clock)
+    result = search("--budget", "1ms")
+    assert result.code == InfeasibleError.exit_code
+    assert "50 in a row are too slow; the nearest: 5.1 ms" in result.err
+
+
+def test_a_dry_run_trains_and_writes_nothing(
+    search: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = search("--budget", "1M MACs", "--dry-run", "--json")
+    assert result.code == 0
+    plan = result.json
+    assert 0 < plan["feasible_share"] < 1
+    assert plan["expected_s"] > 0
+    assert Architecture.load(plan["architecture"]).id
+    assert "expected time" in search("--dry-run").out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--budget", "4G"], "4G"),
+        (["--objectives", "macs"], "trained"),
+        (["--objectives", "loss,mcs"], "did you mean 'macs'"),
+        (["--objectives", "loss,loss"], "twice"),
+        (["--sampler", "tpee"], "did you mean 'tpe'"),
+        (["--timeout", "soon"], "--timeout"),
+        (["--timeout", "0"], "--timeout"),
+        (["--trials", "0"], "--trials"),
+        (["--device", "tpu"], "tpu"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--seed", "-1"], "--seed"),
+        (["--format", "xml"], "xml"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_2(
+    arguments: list[str], said: str, search: Cli, tmp_path: Path
+) -> None:
+    result = search(*arguments)
+    assert result.code == 2
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert result.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_places_for_a_run(search: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for out in (file, file / "below"):
+        result = search("--trials", 1, out=out)
+        assert result.code == 2
+        assert "cannot be written" in result.err
+    mine = tmp_path / "mine" / "architectures"
+    mine.mkdir(parents=True)
+    (mine / "precious.yaml").write_text("x")
+    result = search("--trials", 1, out=mine.parent)
+    assert result.code == 2
+    assert "is not a run" in result.err
+    assert [p.name for p in mine.parent.rglob("*") if p.is_file()] == ["precious.yaml"]
+
+
+def test_a_study_file_that_is_none(search: Cli, cli: Cli, begun: Path) -> None:
+    database = begun / "study.db"
+    whole = database.read_bytes()
+    try:
+        for rubbish in (
+            b"no database at all, but long enough to be read as one" * 50,
+            whole[:5000],
+        ):
+            database.write_bytes(rubbish)
+            for result in (
+                search("--trials", 2, "--budget", "1M MACs", out=begun),
+                cli("pareto", begun),
+            ):
+                assert result.code in (1, 2)
+                assert "this is a bug" not in result.err
+                assert result.err.count("error: ") == 1
+            assert database.read_bytes() == rubbish
+    finally:
+        database.write_bytes(whole)
+
+
+def test_what_is_no_run_has_no_front(cli: Cli, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "gone"):
+        result = cli("pareto", path)
+        assert result.code == 2
+        assert "not a run" in result.err
+
+
+def test_the_time_counts_over_the_whole_run(search: Cli, tmp_path: Path) -> None:
+    first = search("--timeout", "0.3s", "--json")
+    assert first.code == 0
+    assert "the time is up" in first.err
+    before = len(standing(load(tmp_path / "run").study))
+    again = search("--timeout", "0.3s", "--json")
+    assert len(standing(load(tmp_path / "run").study)) == before
+    assert "the time is up" in again.err
+    longer = search("--timeout", "1h", "--trials", before + 1, "--json")
+    assert "the time is up" not in longer.err
+    assert len(standing(load(tmp_path / "run").study)) == before + 1
+
+
+def test_a_killed_session_keeps_its_time(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sret_nas.search import run
+
+    monkeypatch.setattr(run, "BEAT_S", -1.0)
+    study = lab.study(lab.config())
+    session = run._Session(study, 2)
+    session.start -= 100
+    session.beat()  # and then a kill
+    found = Outcome(RunDir(lab.folder), lab.config(), study).seconds()
+    assert found["total"] == pytest.approx(100, abs=5)
+    assert run._Session(study, 1).key != session.key
+
+
+def test_a_search_that_tried_everything_says_so(
+    cli: Cli, proxy: Path, tmp_path: Path, few: Any
+) -> None:
+    space = tmp_path / "few.yaml"
+    space.write_text(yaml.safe_dump(few | {"each_stage": {"mlp_ratio": 2.0}}))
+    arguments = (space, "--proxy", proxy, "--workers", 1, "--out", tmp_path / "run", "--json")
+    result = cli("search", *arguments)
+    assert result.code == 0
+    assert "everything in the space that can be tried has been" in result.err
+    assert result.json["interrupted"] == 0
+    assert all("interrupted" not in line for line in told(result))
