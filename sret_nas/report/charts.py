@@ -53,19 +53,19 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
             line = {"width": 1.5, "color": colour} if state == TrialState.PRUNED else {"width": 0}
             marker = {"color": colour, "symbol": symbol, "size": 7, "opacity": 0.75, "line": line}
             traces.append(_points(trials, quality, cost, name, known) | {"marker": marker})
-    for name, some, symbol in (
+    for name, group, symbol in (
         ("fell behind once confirmed", [m for m in members if m.dethroned], "circle-open"),
         ("front", [m for m in members if not m.dethroned], "circle"),
     ):
-        some = [m for m in some if m.metrics[cost] is not None]
-        if some:
-            starred = [best is not None and m.trial == best.trial for m in some]
+        here = [m for m in group if m.metrics[cost] is not None]
+        if here:
+            starred = [best is not None and m.trial == best.trial for m in here]
             marker = {
                 "color": FRONT,
                 "size": [15 if star else 9 for star in starred],
                 "symbol": ["star" if star else symbol for star in starred],
             }
-            traces.append(_members(some, quality, cost, name, known) | {"marker": marker})
+            traces.append(_members(here, quality, cost, name, known) | {"marker": marker})
     shown = [r for r in references if cost in ("macs", "params")]
     for kind, name, symbol in (
         (True, "published SReT, cost only", "triangle-up"),
