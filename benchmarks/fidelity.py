@@ -7,7 +7,9 @@ Reads ``tables/smoke-fashion.json`` (see ``table.py``), trains nothing.
 Order: Kendall's τ-b between the validation loss after some epochs and the final one, of
 the same training or of another seed, beside the order by parameters and by MACs (more
 is better). Also over pairs of similar cost alone (MACs within a factor ``SIMILAR``), where
-size no longer tells. Intervals: percentile bootstrap over architectures.
+size no longer tells. What another seed orders at the last epoch is as good as any order can
+be; the order within one training is better than that, because its luck lasts. Intervals:
+percentile bootstrap over architectures.
 
 Rungs: ``sret_nas.search.rungs.goes_on`` replayed, candidates coming one by one in a random
 order. Given are the seconds saved against training all to the end; the regret, which is

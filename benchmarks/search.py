@@ -19,7 +19,8 @@ length among the feasible; points in time are the same for all. A contender that
 left to try keeps its score.
 
 Intervals: percentile bootstrap over seeds, paired by seed. Losses are those of seed 0 and
-noise-free to the searcher: what looks best is best. A seed here decides proposals alone.
+noise-free to the searcher: what looks best is best, although between architectures of similar
+cost most of it is luck of the seed (see ``fidelity.py``). A seed here decides proposals alone.
 """
 
 from __future__ import annotations
