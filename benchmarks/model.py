@@ -31,7 +31,7 @@ from sret_nas.device import processor
 
 VARIANTS = {
     "sret_t": ("SReT", "SReT_T"),
-    "sret_t_wo_slice": ("SReT_wo_slice", "SReT_T_wo_slice"),  # its constructor forgets a ratio
+    "sret_t_wo_slice": ("SReT_wo_slice", "SReT_T_wo_slice"),
     "sret_lt": ("SReT", "SReT_LT"),
     "sret_lt_wo_slice": ("SReT_wo_slice", "SReT_LT_wo_slice"),
     "sret_lt_16_14": ("SReT", "SReT"),  # has no constructor of its own
@@ -92,7 +92,10 @@ def pair(name: str, device: str) -> tuple[nn.Module, nn.Module]:
     """The published module and ours, with the same weights; permutations as published."""
     module, function = VARIANTS[name]
     options: dict[str, Any] = {"drop_path_rate": 0.0}
-    if function == "SReT_T_wo_slice":
+    if function != "SReT":
+        options |= {"pretrained": False}
+    # Two constructors forget a ratio, one has no default for ``pretrained``.
+    if function in ("SReT_T_wo_slice", "SReT_LT_wo_slice"):
         options |= {"np_mlp_ratio": 1}
     if function == "SReT":
         options |= {

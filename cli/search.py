@@ -37,7 +37,7 @@ def search(
         int | None, typer.Option(min=1, help="Candidates over the whole run.")
     ] = None,
     timeout: Annotated[
-        str | None, typer.Option(help="Time over the whole run, e.g. 90s, 30m, 2h.")
+        str | None, typer.Option(help="Time for candidates over the whole run, e.g. 90s, 30m, 2h; confirming comes on top.")
     ] = None,
     data: Annotated[
         str, typer.Option(help="Demonstration set, cifar10, a folder of images by class, ….")
@@ -243,7 +243,7 @@ def _finish(outcome: Outcome, form: Format) -> None:
     for order in outcome.fidelity():
         note(
             f"order by {order.by}: Kendall τ {order.tau:.2f} [{order.low:.2f}, {order.high:.2f}] "
-            f"with the final loss over {order.candidates} candidates"
+            f"with the final loss of the same training, {order.candidates} candidates"
         )
     seconds = outcome.seconds()
     if seconds["workers"]:

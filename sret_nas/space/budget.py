@@ -100,7 +100,7 @@ class BudgetInfeasible(InfeasibleError):  # noqa: N818
         line = (
             f"{bound.budget.text or bound.budget}: the smallest is "
             f"{format_quantity(metric, extreme.low)} ({extreme.low:,}) by architecture "
-            f"{extreme.lightest.id}, {bound.tightness:.2f} of the bound"
+            f"{extreme.lightest.id}, {bound.tightness:,.3g} times the bound"
         )
         if len(self.bounds) == 1:
             return line
