@@ -300,6 +300,10 @@ def _work(
     except SretNasError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None
+    except optuna.exceptions.UpdateFinishedTrialError:
+        if os.getppid() == parent:
+            raise
+        raise SystemExit(1) from None  # orphaned, and the next search has closed the trial
 
 
 def _enough(config: RunConfig, study: optuna.Study) -> bool:
