@@ -15,6 +15,7 @@ from .output import Column, Format, FormatOption, JsonOption, emit, note, print_
 
 if TYPE_CHECKING:
     from sret_nas.search import Outcome, RunConfig
+    from sret_nas.search.estimate import Estimate
     from sret_nas.space import SearchSpace
 
 DEFAULT_TRIALS = 24
@@ -37,7 +38,10 @@ def search(
         int | None, typer.Option(min=1, help="Candidates over the whole run.")
     ] = None,
     timeout: Annotated[
-        str | None, typer.Option(help="Time for candidates over the whole run, e.g. 90s, 30m, 2h; confirming comes on top.")
+        str | None,
+        typer.Option(
+            help="Time for candidates over the whole run, e.g. 30m; confirming comes on top."
+        ),
     ] = None,
     data: Annotated[
         str, typer.Option(help="Demonstration set, cifar10, a folder of images by class, ….")
@@ -117,9 +121,17 @@ def search(
     )
     run = RunDir(out or Path("runs") / config.name, storage)
     _announce(run.path, config, plan_name, images)
-    if dry_run:
-        _plan(found, config, images, form)
-        return
+    if dry_run or not run.exists:
+        from sret_nas.search.estimate import estimate
+
+        with status() as progress:
+            progress("training an architecture for a few steps, to know how fast this machine is")
+            expected = estimate(config, images, config.trials or DEFAULT_TRIALS)
+        if dry_run:
+            _plan(found, config, expected, form)
+            return
+        if config.trials:
+            note(f"expect  about {_minutes(expected.seconds)}, by the speed measured just now")
 
     from .view import view
 
@@ -155,52 +167,44 @@ def _announce(path: Path, config: RunConfig, plan_name: str, images: Any) -> Non
         note(f"data    {line}")
 
 
-def _plan(space: SearchSpace, config: RunConfig, images: Any, form: Format) -> None:
+def _plan(space: SearchSpace, config: RunConfig, expected: Estimate, form: Format) -> None:
     """The plan of a run: how much is feasible, what it would try, how long it would take."""
-    import torch
-
-    from sret_nas.device import resolve
-    from sret_nas.evaluate import ProxyEvaluator
     from sret_nas.space import check, clock
-
-    if config.device == "cpu":
-        torch.set_num_threads(1)  # as every worker
 
     timed = any(b.metric == "latency_ms" for b in config.budgets)
     with status() as progress:
-        progress("drawing an architecture and training it for a few steps")
-        feasible = check(space, config.budgets, seed=config.seed)
-        (arch,) = space.sample(
-            1, config.seed, config.budgets, clock(config.device) if timed else None
-        )
-        evaluator = ProxyEvaluator(config.proxy, images, resolve(config.device))
-        speed = evaluator.images_per_second(arch)
-    trials = config.trials or DEFAULT_TRIALS
-    work = config.proxy.search_images(trials, images)
+        progress("looking at the space")
+        tell = clock(config.device) if timed else None
+        feasible = check(space, config.budgets, seed=config.seed, clock=tell)
     document = {
         "schema": 1,
         "space": space.name,
         "budget": list(config.budget),
         "feasible_share": feasible.share.value,
         "proxy": config.proxy.model_dump(mode="json"),
-        "trials": trials,
-        "training_images": work,
-        "images_per_s": speed,
-        "expected_s": work / (speed * config.workers),
-        "architecture": arch.to_dict(),
+        "trials": config.trials or DEFAULT_TRIALS,
+        "training_images": expected.images,
+        "images_per_s": expected.images_per_s,
+        "expected_s": expected.seconds,
+        "architecture": expected.arch.to_dict(),
     }
     if form is Format.json:
         print_json(document)
         return
+    speed = f"{expected.images_per_s:,.0f} images/s, measured on the sample"
     rows = [
         {"what": "feasible share of the space", "value": f"{feasible.share.value:.2%}"},
-        {"what": "candidates", "value": str(trials)},
-        {"what": "work", "value": f"{work:,} training images"},
-        {"what": "speed of one worker", "value": f"{speed:,.0f} images/s, measured on the sample"},
-        {"what": "expected time", "value": f"{document['expected_s']:,.0f} s"},
-        {"what": "a sample", "value": f"{arch.id} {arch.to_json()}"},
+        {"what": "candidates", "value": str(document["trials"])},
+        {"what": "work", "value": f"{expected.images:,} training images"},
+        {"what": "speed of one worker", "value": speed},
+        {"what": "expected time", "value": _minutes(expected.seconds)},
+        {"what": "a sample", "value": f"{expected.arch.id} {expected.arch.to_json()}"},
     ]
     emit(rows, [Column("what", "plan", left=True), Column("value", "", left=True)], form)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
 FRONT = [
