@@ -8,15 +8,12 @@ cleanly; twice stops at once.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,19 +21,15 @@ import optuna
 from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
-from sret_nas.errors import InfeasibleError, SretNasError, UsageError
+from sret_nas.errors import UsageError
 from sret_nas.search.config import RunConfig
+from sret_nas.search.crew import SEARCH, Alone, Crew, Stop, Watch
 from sret_nas.search.outcome import Outcome
 from sret_nas.search.rundir import RunDir, recover, reported, standing
-from sret_nas.search.work import Worker
-from sret_nas.space import clock
 
-POLL_S = 0.25
 BEAT_S = 5.0
 """A session that is killed loses at most so much of its wall time from the account."""
 Ending = Literal["done", "interrupted", "timeout"]
-Watch = Callable[[optuna.Study], None]
-"""Told again and again while the search goes on."""
 
 
 @dataclass(frozen=True)
@@ -50,30 +43,6 @@ class Ended:
 
     outcome: Outcome
     ending: Ending
-
-
-class Stop:
-    """Whether to come to an end: asked for, out of time, or left alone by the parent."""
-
-    def __init__(self, event: Any, deadline: float | None, parent: int | None = None) -> None:
-        self.event = event
-        self.deadline = deadline
-        self.parent = parent
-
-    def __call__(self) -> bool:
-        """Whether anything says so."""
-        return self.asked or self.timed_out
-
-    @property
-    def asked(self) -> bool:
-        """Whether the user said so, or the parent is gone."""
-        orphaned = self.parent is not None and os.getppid() != self.parent
-        return bool(self.event.is_set()) or orphaned
-
-    @property
-    def timed_out(self) -> bool:
-        """Whether the time is up."""
-        return self.deadline is not None and time.time() > self.deadline
 
 
 def search(run: RunDir, config: RunConfig, watch: Watch = lambda _: None) -> Ended:
@@ -108,15 +77,17 @@ def search(run: RunDir, config: RunConfig, watch: Watch = lambda _: None) -> End
             watch(study)
 
         late = False
+        crew: Crew | Alone = (
+            Alone(run, config, stop, see) if config.workers == 1 else Crew(run, config, stop, see)
+        )
         try:
-            with _interruptible(event):
-                _crew(run, config, study, stop, lambda worker: worker.search(), [], see)
+            with _interruptible(event), crew:
+                crew.carry_out([SEARCH] * _wanted(config, study), study)
                 while recover(study) and not stop():  # a worker died: its candidate once more
-                    _crew(run, config, study, stop, lambda worker: worker.search(), [], see)
+                    crew.carry_out([SEARCH] * _wanted(config, study), study)
                 late = stop.timed_out and not _enough(config, study)
                 if not stop.asked:
-                    tasks = _to_confirm(Outcome(run, config, study))
-                    _crew(run, config, study, Stop(event, None), None, tasks, see)
+                    crew.carry_out(_to_confirm(Outcome(run, config, study)), study)
                 if not stop.asked:
                     session.latency_s = _measure_front(config, Outcome(run, config, study))
         finally:
@@ -179,136 +150,15 @@ def _interruptible(event: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, terminate)
 
 
-def make_worker(run: RunDir, config: RunConfig, stop: Callable[[], bool]) -> Worker:
-    """A worker with its own connection, data and clock."""
-    import torch
-
-    from sret_nas.data import load_data
-    from sret_nas.device import resolve
-    from sret_nas.evaluate import ProxyEvaluator
-
-    data = load_data(config.data["source"], seed=config.seed, **config.proxy.load_options())
-    if data.fingerprint != config.data["fingerprint"]:
-        raise UsageError(f"data '{config.data['source']}' changed since the run began")
-    needs_clock = any(b.metric == "latency_ms" for b in config.budgets) or any(
-        goal.name == "latency_ms" for goal in config.goals
-    )
-    device = resolve(config.device)
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # more workers beat more threads on models of this size
-    return Worker(
-        run=run,
-        config=config,
-        study=run.study(create=config),
-        space=config.search_space(),
-        evaluator=ProxyEvaluator(config.proxy, data, device),
-        fits=lambda arch: config.proxy.apply(arch, data),
-        stop=stop,
-        clock=clock(config.device) if needs_clock else None,
-    )
-
-
-def _crew(
-    run: RunDir,
-    config: RunConfig,
-    study: optuna.Study,
-    stop: Stop,
-    act: Callable[[Worker], None] | None,
-    tasks: list[tuple[int, int]],
-    watch: Watch,
-) -> None:
-    """Let the workers search (``act``) or confirm (``tasks``), and watch them."""
-    if act is None and not tasks:
-        return
-    if act is not None and _enough(config, study):
-        return
-    if config.workers == 1:
-        watching = Stop(stop.event, stop.deadline)
-
-        def stop_and_watch() -> bool:
-            watch(study)
-            return watching()
-
-        worker = make_worker(run, config, stop_and_watch)
-        if act is not None:
-            act(worker)
-        for number, seed in tasks:
-            if not stop():
-                worker.confirm(number, seed)
-                watch(study)
-        return
-    context = multiprocessing.get_context("spawn")
-    count = config.workers
-    if act is not None and config.trials:
-        count = min(count, config.trials - len(standing(study)))
-    shares = [tasks[i::count] for i in range(count)]
-    processes = [
-        context.Process(
-            target=_work,
-            args=(run, config, stop.event, stop.deadline, os.getpid(), act is not None, share),
-            name=f"sret-nas worker {i}",
-        )
-        for i, share in enumerate(shares)
-        if act is not None or share
-    ]
-    for process in processes:
-        process.start()
-    try:
-        _watch_over(processes, study, watch)
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-            process.join()
-
-
-def _watch_over(processes: Sequence[BaseProcess], study: optuna.Study, watch: Watch) -> None:
-    while any(process.is_alive() for process in processes):
-        time.sleep(POLL_S)
-        watch(study)
-    bad = [process for process in processes if process.exitcode]
-    if bad and all(process.exitcode == InfeasibleError.exit_code for process in processes):
-        raise InfeasibleError("nothing satisfies the budget; the workers say more above")
-    if bad and len(bad) == len(processes):
-        raise SretNasError(
-            f"all {len(bad)} workers failed; exit codes {[p.exitcode for p in bad]}",
-            "their messages are above; give the same command to go on, with fewer --workers "
-            "if memory ran out",
-        )
-
-
-def _work(
-    run: RunDir,
-    config: RunConfig,
-    event: Any,
-    deadline: float | None,
-    parent: int,
-    searching: bool,
-    tasks: list[tuple[int, int]],
-) -> None:
-    """The body of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    stop = Stop(event, deadline, parent)
-    try:
-        worker = make_worker(run, config, stop)
-        if searching:
-            worker.search()
-        for number, seed in tasks:
-            if not stop():
-                worker.confirm(number, seed)
-    except SretNasError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(error.exit_code) from None
-    except optuna.exceptions.UpdateFinishedTrialError:
-        if os.getppid() == parent:
-            raise
-        raise SystemExit(1) from None  # orphaned, and the next search has closed the trial
-
-
 def _enough(config: RunConfig, study: optuna.Study) -> bool:
-    done = len(standing(study))
-    return bool(config.trials and done >= config.trials)
+    return _wanted(config, study) == 0
+
+
+def _wanted(config: RunConfig, study: optuna.Study) -> int:
+    """Workers that still have a candidate to try."""
+    if config.trials is None:
+        return config.workers
+    return max(0, min(config.workers, config.trials - len(standing(study))))
 
 
 def _to_confirm(outcome: Outcome) -> list[tuple[int, int]]:
@@ -318,7 +168,7 @@ def _to_confirm(outcome: Outcome) -> list[tuple[int, int]]:
     return [
         (member.trial, seed)
         for seed in range(config.seed + 1, config.seed + config.proxy.seeds)
-        for member in outcome.front
+        for member in reversed(outcome.front)  # the longest first, so that all end together
         if f"confirmed:{member.trial}:{seed}" not in known
     ]
 

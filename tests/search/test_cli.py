@@ -183,7 +183,7 @@ def test_an_impossible_latency_is_exit_3(search: Cli, monkeypatch: pytest.Monkey
     def clock(*_: object) -> Any:
         return lambda arch, batch: Timing(5.0, 0.1, "measured")
 
-    monkeypatch.setattr("sret_nas.search.run.clock", clock)
+    monkeypatch.setattr("sret_nas.search.crew.clock", clock)
     result = search("--budget", "1ms")
     assert result.code == InfeasibleError.exit_code
     assert "50 in a row are too slow; the nearest: 5.1 ms" in result.err
