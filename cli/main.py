@@ -79,7 +79,8 @@ def run(arguments: list[str]) -> int:
             context = getattr(error, "ctx", None)
             command = context.command_path if context else "sret-nas"
             if error.format_message():  # empty where the help has just been printed
-                output.error(error.format_message(), f"{command} --help shows what is allowed")
+                message = error.format_message().replace("Value error, ", "")
+                output.error(message, f"{command} --help shows what is allowed")
             return int(error.exit_code)
         if debug:
             traceback.print_exc()

@@ -53,17 +53,22 @@ def stderr() -> Console:
 
 
 def error(message: str, hint: str | None = None) -> None:
-    """Print an error and its hint to stderr, one line each, never wrapped."""
+    """Print an error and its hint to stderr, one line each."""
     console = stderr()
     for line in message.splitlines() or [""]:
-        console.print("error:", line, style="bold red", markup=False, soft_wrap=True)
+        _say(console, f"error: {line}", "bold red")
     if hint:
-        console.print("hint:", hint, style="cyan", markup=False, soft_wrap=True)
+        _say(console, f"hint: {hint}", "cyan")
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """A line that wraps between words on a terminal and stays whole in a pipe."""
+    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
 
 
 def note(message: str) -> None:
     """Print a remark to stderr."""
-    stderr().print(message, markup=False, soft_wrap=True)
+    _say(stderr(), message)
 
 
 @contextmanager

@@ -12,11 +12,12 @@ import typer
 from sret_nas import files, zoo
 from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError, UsageError
-from sret_nas.units import format_count
+from sret_nas.units import format_count, format_quantity
 
 from .output import Column, Format, FormatOption, JsonOption, emit, error, note, print_table, status
 
 if TYPE_CHECKING:
+    from sret_nas.latency import Latency
     from sret_nas.profile import Profile
 
 
@@ -142,7 +143,7 @@ COLUMNS = [
     Column("macs", "MACs", format_count),
     Column("depth", "depth", rank=1),
     Column("activations", "activations", format_count, rank=5),
-    Column("peak_bytes", "memory B", format_count, rank=3),
+    Column("peak_bytes", "memory", lambda v: format_quantity("peak_bytes", v), rank=3),
     Column("batch", "batch", rank=2),
     Column("latency_ms", "ms", _milliseconds),
     Column("p95_ms", "p95 ms", _milliseconds, rank=6),
@@ -171,7 +172,7 @@ def _rows(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
                 base
                 | {
                     "batch": found.batch,
-                    "peak_bytes": found.peak_bytes,
+                    "peak_bytes": _peak(one, found),
                     "latency_ms": found.median_ms,
                     "p95_ms": found.p95_ms,
                     "images_per_s": found.images_per_s,
@@ -182,6 +183,13 @@ def _rows(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
         if not one.measured:
             rows.append(base)
     return rows
+
+
+def _peak(one: Profile, found: Latency) -> int:
+    """Peak memory at this batch and dtype: what budgets hold; measured for a timm model."""
+    if one.cost is None:
+        return found.peak_bytes
+    return one.cost.inference_bytes(found.batch, 4 if found.dtype == "fp32" else 2)
 
 
 def _part_columns(by: By) -> list[Column]:

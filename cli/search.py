@@ -219,7 +219,7 @@ FRONT = [
     Column("params", "params", lambda v: format_quantity("params", v).removesuffix(" params")),
     Column("latency_ms", "ms", lambda v: f"{v:.3g}", rank=4),
     Column("peak_bytes", "memory", lambda v: format_quantity("peak_bytes", v), rank=6),
-    Column("dethroned", "stands", lambda v: "no" if v else "yes", rank=3, left=True),
+    Column("dethroned", "confirmed", lambda v: "no" if v else "yes", rank=3, left=True),
 ]
 
 
@@ -244,6 +244,8 @@ def _finish(outcome: Outcome, form: Format) -> None:
     saving = outcome.saving()
     if saving is not None:
         note(f"stopping at rungs saved {saving:.0%} of the epochs")
+    if not outcome.fidelity():
+        note("too few candidates were trained to the end to judge how well the proxy orders them")
     for order in outcome.fidelity():
         note(
             f"order by {order.by}: Kendall τ {order.tau:.2f} [{order.low:.2f}, {order.high:.2f}] "

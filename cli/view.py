@@ -49,7 +49,7 @@ class View:
 
         outcome = Outcome(self.run, self.config, study)
         if self.live is not None:
-            self.live.update(self._picture(outcome))
+            self.live.update(self._picture(outcome), refresh=True)
         else:
             self._lines(outcome)
 
@@ -144,7 +144,9 @@ def _line(trial: FrozenTrial) -> str:
     if "macs" in metrics:
         words += [format_quantity(name, metrics[name]) for name in ("macs", "params")]
     curve = attributes.get("curve", [])
-    words.append(f"{len(curve)} epochs in {sum(e['seconds'] for e in curve):.1f} s")
+    words.append(
+        f"{len(curve)} epoch{'s' * (len(curve) != 1)} in {sum(e['seconds'] for e in curve):.1f} s"
+    )
     if "reason" in attributes:
         words.append(f"{attributes['reason']}: {attributes.get('error', '')}")
     return ", ".join(words)
@@ -157,7 +159,6 @@ def view(run: RunDir, config: RunConfig) -> Iterator[View]:
     if not console.is_terminal:
         yield View(run, config, None)
         return
-    with Live(console=console, auto_refresh=False, transient=True, refresh_per_second=4) as live:
-        live.auto_refresh = False
+    with Live(console=console, auto_refresh=False, transient=True) as live:
         shown = View(run, config, live)
         yield shown

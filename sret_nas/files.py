@@ -29,6 +29,8 @@ from sret_nas.errors import ConfigError, Problem
 MAX_BYTES = 1_000_000
 """A configuration file larger than this is refused: it is something else."""
 
+MISSING = "required key is missing"
+
 Lines = dict[tuple[str | int, ...], int]
 
 
@@ -77,6 +79,13 @@ def _sort_out(cls: type[BaseModel], error: ValidationError) -> list[Problem]:
             found += [Problem((*loc, *p.path), p.message) for p in detail["ctx"]["found"]]
         else:
             found.append(Problem(loc, _sentence(cls, detail)))
+    # A misspelt key that must be there is one mistake, not two.
+    meant = {
+        (*detail["loc"][:-1], nearest(str(detail["loc"][-1]), _fields_at(cls, detail["loc"][:-1])))
+        for detail in error.errors(include_url=False)
+        if detail["type"] == "extra_forbidden"
+    }
+    found = [p for p in found if p.path not in meant or p.message != MISSING]
     inner = {p.path[:length] for p in found for length in range(1, len(p.path))}
     return [p for p in found if p.path not in inner]  # a wrong entry also makes its list too short
 
@@ -101,7 +110,7 @@ def _sentence(cls: type[BaseModel], detail: ErrorDetails) -> str:
             f"did you mean '{guess}'?" if guess else f"allowed: {', '.join(known)}"
         )
     if kind == "missing":
-        return "required key is missing"
+        return MISSING
     if kind == "finite_number":
         return f"given {given!r}; allowed: a finite number"
     limits = {
@@ -204,7 +213,9 @@ def read(path: Path) -> tuple[Any, Lines]:
     try:
         return (parse_json(text), {}) if path.suffix == ".json" else parse_yaml(text)
     except ConfigError as error:
-        raise type(error)(f"{path}: {error}") from error
+        line, _, rest = str(error).removeprefix("line ").partition(": ")
+        place = f"{path}:{line}: {rest}" if str(error).startswith("line ") else f"{path}: {error}"
+        raise type(error)(place) from error
 
 
 def parse_json(text: str) -> Any:

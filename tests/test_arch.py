@@ -341,6 +341,16 @@ def test_all_mistakes_are_reported_at_once() -> None:
     ]
 
 
+def test_a_misspelt_key_that_must_be_there_is_one_mistake() -> None:
+    data = T.to_dict()
+    data["stages"][1]["haeds"] = data["stages"][1].pop("heads")
+    with pytest.raises(ArchitectureError) as caught:
+        Architecture.load(data)
+    assert [problem.message for problem in caught.value.problems] == [
+        "unknown key; did you mean 'heads'?"
+    ]
+
+
 @pytest.mark.parametrize("source", [3, None, [1, 2], "text"])
 def test_stages_that_are_no_mapping_are_refused(source: Any) -> None:
     with pytest.raises(ArchitectureError, match="stage"):
@@ -349,11 +359,14 @@ def test_stages_that_are_no_mapping_are_refused(source: Any) -> None:
 
 BROKEN_FILES = {
     "syntax.yaml": ("stages: [\n", "not valid YAML"),
-    "twice.yaml": ("image_size: 224\nimage_size: 32\n", "line 2: not valid YAML: key 'image_size'"),
+    "twice.yaml": (
+        "image_size: 224\nimage_size: 32\n",
+        "twice.yaml:2: not valid YAML: key 'image_size'",
+    ),
     "python.yaml": ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
     "empty.yaml": ("", "mapping"),
     "list.yaml": ("- 1\n", "mapping"),
-    "syntax.json": ("{\n,", "line 2: not valid JSON"),
+    "syntax.json": ("{\n,", "syntax.json:2: not valid JSON"),
     "twice.json": ('{"a": 1, "a": 2}', "written twice"),
     "deep.yaml": ("[" * 5000, "not valid YAML"),
     "date.yaml": ("image_size: 2001-99-99\nstages: []\n", "YAML"),

@@ -29,6 +29,8 @@ from sret_nas.search.samplers import counted, interrupted
 from sret_nas.units import as_mapping
 
 BOOTSTRAPS = 500
+FEWEST_ORDERED = 8
+"""Candidates trained to the end below which no order is judged."""
 METRICS = ("val_loss", "val_accuracy", "macs", "params", "peak_bytes", "latency_ms")
 
 
@@ -275,10 +277,10 @@ class Outcome:
         """How the first rung, the parameters and the MACs ordered the final losses.
 
         Over the candidates that reached the last rung: a stopped one has no final loss.
-        Empty with fewer than three of them.
+        Empty with fewer than ``FEWEST_ORDERED`` of them: an interval would say nothing.
         """
         trials = self.complete()
-        if len(trials) < 3:
+        if len(trials) < FEWEST_ORDERED:
             return []
         final = [trial.user_attrs["metrics"]["val_loss"] for trial in trials]
         first = self.config.proxy.rungs[0]
@@ -350,7 +352,7 @@ class Outcome:
                     "confirmed_std": confirmation.get("val_loss_std"),
                     "seeds": confirmation.get("seeds", 1),
                     "test_accuracy": confirmation.get("test_accuracy"),
-                    "dethroned": member.dethroned,
+                    "dethroned": member.dethroned if confirmation else None,
                 }
             )
         return rows

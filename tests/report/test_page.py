@@ -217,7 +217,7 @@ def test_markup_in_names_stays_text(tmp_path: Path) -> None:
 def test_a_run_that_has_hardly_begun(tmp_path: Path, number: int) -> None:
     shown = Page(page(outcome(tmp_path, number))).text
     assert ("nothing to recommend" in shown) == (number == 0)
-    assert ("Fewer than three candidates" in shown) is True
+    assert ("Fewer than eight candidates" in shown) is True
     assert "importances are shown" in shown
 
 

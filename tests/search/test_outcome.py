@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 import scipy.stats
 from optuna.trial import TrialState, create_trial
+from rich.console import Console
+from rich.live import Live
+from sret_nas.cli.view import View
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
@@ -198,10 +202,10 @@ def test_fidelity_of_a_perfect_and_of_a_reversed_order(sign: int, tau: float, la
 
 def test_fidelity_of_a_known_order(lab: Lab) -> None:
     made = Made(lab)
-    for k, first in enumerate([1, 3, 2, 4]):  # one pair of six is swapped
+    for k, first in enumerate([1, 3, 2, 4, 5, 6, 7, 8]):  # one pair of 28 is swapped
         made.add(k, [first, 4, 4, 1.0 + k])
     order = made.outcome.fidelity()[0]
-    assert order.tau == pytest.approx(4 / 6)
+    assert order.tau == pytest.approx(26 / 28)
     assert -1 <= order.low < order.tau < order.high <= 1
     assert made.outcome.fidelity()[0] == order  # the bootstrap has its seed
 
@@ -221,8 +225,10 @@ def test_kendalls_tau_is_what_scipy_says() -> None:
 
 def test_fidelity_where_all_are_equal_is_a_number(lab: Lab) -> None:
     made = Made(lab)
-    for k in range(4):
+    for k in range(7):
         made.add(k, [3.0, 3.0, 3.0, 3.0])
+    assert made.outcome.fidelity() == []  # too few to judge an order by
+    made.add(7, [3.0, 3.0, 3.0, 3.0])
     order = made.outcome.fidelity()[0]
     assert (order.tau, order.low, order.high) == (0, -1, 1)
     made.outcome.write()
@@ -305,3 +311,17 @@ def test_who_leaves_the_front_leaves_the_folder(made: Made) -> None:
 def test_a_measured_latency_is_the_members(made: Made) -> None:
     made.study.set_user_attr("latency:1", {"median_ms": 1.5})
     assert [m.metrics["latency_ms"] for m in made.outcome.front] == [None, 1.5, None]
+
+
+def test_a_terminal_shows_the_run_while_it_goes_on(made: Made) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        View(made.run, made.config, live)(made.study)
+        shown = screen.getvalue()  # before the end
+    assert "front so far" in shown
+    assert "4 complete" in shown
+
+
+def test_members_that_are_not_confirmed_yet_are_not_said_to_stand(made: Made) -> None:
+    assert [row["dethroned"] for row in made.outcome.rows()] == [None] * 3

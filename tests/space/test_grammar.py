@@ -179,7 +179,7 @@ stages:
         ("stages:", "each_stage:\nstages:", "allowed: a mapping"),
         ("schema: 1", "permute: {from: 1, to: 2, step: 1}", "given a range; allowed: a value or a"),
         ("schema: 1", "callable: here", "given 'here'; allowed: module:function"),
-        ("schema: 1", "heads: 1\nheads: 2", "mine.yaml: line 2: not valid YAML: key 'heads' is w"),
+        ("schema: 1", "heads: 1\nheads: 2", "mine.yaml:2: not valid YAML: key 'heads' is w"),
         (FILE, "", "given None; allowed: a mapping"),
         (FILE, "stages: []", "at least 1"),
         (FILE, "stages: 9\nall_stages: {heads: 1, head_dim: 8}", "allowed: a list"),
