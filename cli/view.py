@@ -81,7 +81,9 @@ class View:
         head.append(f"{time.monotonic() - self.start:,.0f} s", style="dim")
         parts: list[RenderableType] = [head]
         if self.config.trials:
-            parts.append(ProgressBar(self.config.trials, finished, width=60))
+            bar = Table.grid()  # gives the bar a line of its own
+            bar.add_row(ProgressBar(self.config.trials, finished, width=60))
+            parts.append(bar)
         epochs = self.config.proxy.epochs
         running = [trial for trial in outcome.trials if not trial.state.is_finished()]
         parts += [Text(f"running {_running(trial, epochs)}") for trial in running]
@@ -91,6 +93,10 @@ class View:
         for member in outcome.front:
             table.add_row(*_cells(member.trial, member.metrics))
         parts.append(table)
+        confirmed = sum(key.startswith("confirmed:") for key in outcome.study.user_attrs)
+        if confirmed:
+            wanted = len(outcome.front) * (self.config.proxy.seeds - 1)
+            parts.append(Text(f"confirming the front: {confirmed} of {wanted} trainings"))
         seconds = outcome.seconds()
         spent = ", ".join(f"{k} {seconds[k]:,.0f} s" for k in ("training", "sampling", "latency"))
         parts.append(Text(f"of all workers: {spent}", style="dim"))
