@@ -13,7 +13,7 @@ def doctor(form: FormatOption = Format.table, as_json: JsonOption = False) -> No
     columns = [
         Column("what", "what", left=True),
         Column("found", "found", left=True),
-        Column("state", "", left=True),
+        Column("state", "state", left=True),
         Column("next_step", "next step", left=True, rank=1),
     ]
     emit(rows, columns, Format.json if as_json else form)
