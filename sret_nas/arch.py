@@ -402,22 +402,9 @@ class Architecture(files.Record):
         Raises:
             ArchitectureError: no such preset or file, or what it says is impossible.
         """
-        if isinstance(source, Architecture):
-            return source
-        if isinstance(source, Mapping):
-            return cls.model_validate(dict(source))
-        if isinstance(source, str) and source in PRESETS:
-            return PRESETS[source]
-        path = Path(source)
-        if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
-            return files.load(cls, path)
-        guess = files.nearest(str(source), list(PRESETS))
-        raise ArchitectureError(
-            f"'{source}' is neither a preset nor a file"
-            + (f"; did you mean '{guess}'?" if guess else ""),
-            f"presets: {', '.join(name for name in PRESETS if not name[-3:].isdigit())} "
-            "(each also with _384 or _512); a file ends in .yaml or .json",
-        )
+        names = ", ".join(name for name in PRESETS if not name[-3:].isdigit())
+        hint = f"presets: {names} (each also with _384 or _512); a file ends in .yaml or .json"
+        return files.find(cls, source, PRESETS, hint)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

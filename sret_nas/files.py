@@ -255,6 +255,42 @@ def load(cls: type[R], path: Path) -> R:
         ) from error
 
 
+def find(
+    cls: type[R],
+    source: R | Mapping[str, Any] | str | Path,
+    presets: Mapping[str, R],
+    hint: str,
+    words: Sequence[str] = (),
+) -> R:
+    """A record as it is, from a mapping, by a preset's name or from a file.
+
+    Args:
+        cls: Of which kind.
+        source: Which.
+        presets: By name.
+        hint: What there is, for when nothing is found.
+        words: Further names that a misspelt one may have meant.
+
+    Raises:
+        ConfigError: of the kind ``cls.error``: nothing is found, or it is impossible.
+    """
+    if isinstance(source, cls):
+        return source
+    if isinstance(source, Mapping):
+        return cls.model_validate(dict(source))
+    if isinstance(source, str) and source in presets:
+        return presets[source]
+    path = Path(str(source))
+    if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+        return load(cls, path)
+    guess = nearest(str(source), [*presets, *words])
+    raise cls.error(
+        f"'{source}' is neither a preset nor a file"
+        + (f"; did you mean '{guess}'?" if guess else ""),
+        hint,
+    )
+
+
 def _said(problem: Problem) -> str:
     return f"{problem.where}: {problem.message}" if problem.path else problem.message
 

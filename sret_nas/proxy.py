@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from sret_nas import files
 from sret_nas.arch import Architecture
-from sret_nas.errors import ConfigError, Problem
+from sret_nas.errors import Problem
 
 if TYPE_CHECKING:
     from sret_nas.data import DataSet
@@ -109,21 +109,8 @@ class Proxy(Recipe):
         Raises:
             ConfigError: no such preset or file, or what it says is impossible.
         """
-        if isinstance(source, Proxy):
-            return source
-        if isinstance(source, Mapping):
-            return cls.model_validate(dict(source))
-        if isinstance(source, str) and source in PRESETS:
-            return PRESETS[source]
-        path = Path(source)
-        if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
-            return files.load(cls, path)
-        guess = files.nearest(str(source), [*PRESETS, AUTO])
-        raise ConfigError(
-            f"'{source}' is neither a proxy preset nor a file"
-            + (f"; did you mean '{guess}'?" if guess else ""),
-            f"presets: {', '.join([AUTO, *PRESETS])}; a file ends in .yaml or .json",
-        )
+        hint = f"presets: {', '.join([AUTO, *PRESETS])}; a file ends in .yaml or .json"
+        return files.find(cls, source, PRESETS, hint, words=[AUTO])
 
     def apply(self, arch: Architecture, data: DataSet) -> Architecture:
         """The architecture as it is tried: the same design at the proxy's scale.
