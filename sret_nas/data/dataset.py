@@ -21,6 +21,7 @@ from sret_nas.data.errors import DataError
 from sret_nas.data.items import Indices, Items
 from sret_nas.data.source import Source
 from sret_nas.data.splits import Resident, Split, Stream, stratified
+from sret_nas.device import cache_folder
 from sret_nas.files import nearest
 
 RESIDENT_BYTES = 2 << 30
@@ -188,7 +189,7 @@ def find(source: str, image_size: int, root: Path | None = None) -> Source:
     if source == embedded.NAME:
         return embedded.embedded()
     if source in torchvision_sets.SETS:
-        return torchvision_sets.torchvision_set(source, root or cache_folder())
+        return torchvision_sets.torchvision_set(source, root or downloads())
     path = Path(source).expanduser()
     if path.is_dir():
         return folder.folder(path)
@@ -205,12 +206,10 @@ def find(source: str, image_size: int, root: Path | None = None) -> Source:
     )
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept."""
-    if named := os.environ.get("SRET_NAS_DATA"):
-        return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "sret_nas" / "data"
+def downloads() -> Path:
+    """Where downloads are kept: ``$SRET_NAS_DATA``, else ``data`` in the cache folder."""
+    named = os.environ.get("SRET_NAS_DATA")
+    return Path(named).expanduser() if named else cache_folder() / "data"
 
 
 def _fits(items: Items, count: int, side: int) -> bool:
