@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class SretNasError(Exception):
@@ -87,3 +88,13 @@ class InfeasibleError(SretNasError):
     """Nothing satisfies the budget."""
 
     exit_code = 3
+
+
+class TrainingError(SretNasError):
+    """A training that came to nothing; others may still succeed.
+
+    Attributes:
+        reason: In a word, for tables.
+    """
+
+    reason: ClassVar[str] = "failed"

@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,22 +25,12 @@ from torch import Tensor, nn
 from sret_nas.arch import Architecture
 from sret_nas.data import Augment, DataSet, Split
 from sret_nas.device import has_dtype
-from sret_nas.errors import SretNasError
+from sret_nas.errors import TrainingError
 from sret_nas.model import SReT, create_model
 from sret_nas.proxy import Recipe
 
 DIVERGED = 3.0
 """A training loss of more than this times that of guessing has diverged."""
-
-
-class TrainingError(SretNasError):
-    """A training that came to nothing; others may still succeed.
-
-    Attributes:
-        reason: In a word, for tables.
-    """
-
-    reason: ClassVar[str] = "failed"
 
 
 class NotFiniteError(TrainingError):

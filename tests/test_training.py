@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sret_nas.arch import Architecture, Stage
 from sret_nas.data import DataSet, Resident, load_data
+from sret_nas.errors import TrainingError
 from sret_nas.proxy import Recipe
 from sret_nas.training import (
     DivergedError,
@@ -21,7 +22,6 @@ from sret_nas.training import (
     NotFiniteError,
     OutOfMemoryError,
     Trainer,
-    TrainingError,
 )
 
 RECIPE = Recipe(epochs=3, batch=16, lr=2e-3, pad=1)

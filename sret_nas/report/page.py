@@ -15,12 +15,10 @@ from markupsafe import Markup
 
 from sret_nas import files
 from sret_nas.cost import cost
-from sret_nas.device import fingerprint, resolve
-from sret_nas.errors import UsageError
 from sret_nas.report import charts
 from sret_nas.report.draw import draw
 from sret_nas.report.known import references
-from sret_nas.search import Member, Outcome, RunConfig
+from sret_nas.search import Member, Outcome
 from sret_nas.search.rundir import reported
 from sret_nas.units import format_count, format_quantity
 
@@ -88,7 +86,7 @@ def _content(outcome: Outcome) -> dict[str, Any]:
         "saving": outcome.saving(),
         "failures": outcome.failures(),
         "turned_down": outcome.turned_down(),
-        "machine": _machine(config),
+        "machines": outcome.machines(),
         "command": command(outcome),
         "plotly": Markup(plotly.offline.get_plotlyjs()),  # noqa: S704 (the library's own file)
     }
@@ -207,10 +205,3 @@ def _agreement(outcome: Outcome) -> dict[str, Any]:
             else:
                 spread.append((name, sorted(counts.items(), key=lambda item: -item[1])))
     return {"members": len(chosen), "same": same, "spread": spread}
-
-
-def _machine(config: RunConfig) -> str:
-    try:
-        return str(fingerprint(resolve(config.device)))
-    except UsageError:
-        return f"the report was written on a machine without {config.device}"

@@ -174,12 +174,20 @@ class Outcome:
         for key, value in self._attributes.items():
             if key.startswith("confirmed:"):
                 found["training"] += value.get("seconds", 0.0)
-        sessions = [v for k, v in self._attributes.items() if k.startswith("session:")]
+        sessions = self._sessions()
         found["latency"] += sum(s.get("latency", 0.0) for s in sessions)
         total = sum(session["seconds"] for session in sessions)
         workers = sum(session["seconds"] * session["workers"] for session in sessions)
         overhead = max(0.0, workers - sum(found.values()))
         return {"total": total, **found, "workers": workers, "overhead": overhead}
+
+    def machines(self) -> list[str]:
+        """The machines that searched, in order; empty where none was written down."""
+        named = [session["machine"] for session in self._sessions() if "machine" in session]
+        return list(dict.fromkeys(named))
+
+    def _sessions(self) -> list[dict[str, Any]]:
+        return [v for k, v in self._attributes.items() if k.startswith("session:")]
 
     def saving(self) -> float | None:
         """Share of the epochs that stopping at rungs saved, against training all to the end."""

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ import optuna
 from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
+from sret_nas.device import fingerprint, resolve
 from sret_nas.errors import UsageError
 from sret_nas.search.config import RunConfig
 from sret_nas.search.crew import SEARCH, Alone, Crew, Stop, Watch
@@ -67,7 +68,7 @@ def search(run: RunDir, config: RunConfig, watch: Watch = lambda _: None) -> End
         recover(study)
         watch(study)
         spent = Outcome(run, config, study).seconds()["total"]
-        session = _Session(study, config.workers)
+        session = _Session(study, config)
         deadline = session.start + config.timeout_s - spent if config.timeout_s else None
         event = multiprocessing.get_context("spawn").Event()
         stop = Stop(event, deadline)
@@ -100,16 +101,18 @@ def search(run: RunDir, config: RunConfig, watch: Watch = lambda _: None) -> End
 
 
 class _Session:
-    """Wall time of one call of ``search``, kept in the study.
+    """Wall time and machine of one call of ``search``, kept in the study.
 
     Attributes:
         start: When it began, as ``time.time``.
         latency_s: What of it went into measuring the front.
     """
 
-    def __init__(self, study: optuna.Study, workers: int) -> None:
+    def __init__(self, study: optuna.Study, config: RunConfig) -> None:
         self.study = study
-        self.workers = workers
+        self.workers = config.workers
+        machine = fingerprint(resolve(config.device), threads=1)
+        self.machine = str(replace(machine, clock_mhz=None))
         self.key = f"session:{sum(key.startswith('session:') for key in study.user_attrs)}"
         self.start = self.saved = time.time()
         self.latency_s = 0.0
@@ -126,6 +129,7 @@ class _Session:
             "seconds": self.saved - self.start,
             "workers": self.workers,
             "latency": self.latency_s,
+            "machine": self.machine,
         }
         self.study.set_user_attr(self.key, seconds)
 

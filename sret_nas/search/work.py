@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import TrialState
@@ -17,15 +17,17 @@ from optuna.trial import TrialState
 from sret_nas import zoo
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
-from sret_nas.errors import ArchitectureError, InfeasibleError, SretNasError
-from sret_nas.evaluate import Evaluator
+from sret_nas.errors import ArchitectureError, InfeasibleError, SretNasError, TrainingError
 from sret_nas.search.config import RunConfig
 from sret_nas.search.rundir import RunDir, reported, standing
 from sret_nas.search.rungs import AtRung, goes_on
 from sret_nas.search.samplers import FilteredSampler, SpaceExhausted, interrupted
 from sret_nas.space import Clock, SearchSpace, Timing, store
 from sret_nas.space.latency import MOST_TRIES
-from sret_nas.training import EpochResult, TrainingError
+
+if TYPE_CHECKING:
+    from sret_nas.evaluate import Evaluator
+    from sret_nas.training import EpochResult
 
 CURVE = ("epoch", "train_loss", "val_loss", "val_accuracy", "seconds", "images")
 

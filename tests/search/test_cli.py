@@ -293,13 +293,16 @@ def test_a_killed_session_keeps_its_time(lab: Any, monkeypatch: pytest.MonkeyPat
     from sret_nas.search import run
 
     monkeypatch.setattr(run, "BEAT_S", -1.0)
-    study = lab.study(lab.config())
-    session = run._Session(study, 2)
+    config = lab.config(workers=2)
+    study = lab.study(config)
+    session = run._Session(study, config)
     session.start -= 100
     session.beat()  # and then a kill
-    found = Outcome(RunDir(lab.folder), lab.config(), study).seconds()
+    found = Outcome(RunDir(lab.folder), config, study).seconds()
     assert found["total"] == pytest.approx(100, abs=5)
-    assert run._Session(study, 1).key != session.key
+    assert run._Session(study, config).key != session.key
+    (machine,) = Outcome(RunDir(lab.folder), config, study).machines()
+    assert "torch" in machine
 
 
 def test_a_search_that_tried_everything_says_so(
