@@ -9,6 +9,16 @@ from typing import Literal
 from sret_nas.errors import UsageError
 from sret_nas.files import nearest
 
+TITLES = {
+    "val_loss": "validation loss (nats)",
+    "val_accuracy": "validation accuracy (share)",
+    "macs": "MACs",
+    "params": "parameters",
+    "latency_ms": "latency (ms)",
+    "peak_bytes": "peak memory (bytes)",
+}
+"""Metrics as people read them, with their units."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -23,6 +33,11 @@ class Objective:
     name: str
     direction: Literal["minimize", "maximize"]
     trained: bool = False
+
+    @property
+    def title(self) -> str:
+        """What it is called where people look: with its unit."""
+        return TITLES[self.name]
 
     def loss(self, value: float) -> float:
         """The value as something to minimise."""

@@ -160,7 +160,7 @@ class RunDir:
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names([goal.name for goal in create.goals])
+                study.set_metric_names([goal.title for goal in create.goals])
             return study
 
     def _study_name(self, storage: optuna.storages.RDBStorage) -> str:

@@ -18,6 +18,7 @@ from sret_nas import zoo
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import ArchitectureError, InfeasibleError, SretNasError, TrainingError
+from sret_nas.search import constraints
 from sret_nas.search.config import RunConfig
 from sret_nas.search.rundir import RunDir, reported, standing
 from sret_nas.search.rungs import AtRung, goes_on
@@ -45,6 +46,13 @@ def published(space: SearchSpace, config: RunConfig) -> list[Architecture]:
         return []
     distinct = {arch.id: arch for arch in zoo.PUBLISHED.values() if arch in space}
     return sorted(distinct.values(), key=lambda arch: cost(arch).macs)
+
+
+def _keep(trial: optuna.Trial, metrics: dict[str, float], single: dict[str, float]) -> None:
+    """Keep the metrics together, and some one by one: a dashboard sorts by plain numbers."""
+    trial.set_user_attr("metrics", metrics)
+    for name, value in single.items():
+        trial.set_user_attr(name, value)
 
 
 @dataclass
@@ -111,7 +119,16 @@ class Worker:
             arch = self.space.decode(self.space.from_params(trial.params))
             store(trial, arch)
         metrics = self._known(arch)
-        trial.set_user_attr("metrics", metrics)
+        _keep(trial, metrics, metrics | {"depth": arch.depth})
+        constraints.record(
+            trial,
+            self.config.budgets,
+            lambda bound: (
+                self._tell(arch, bound.batch).most_ms
+                if bound.metric == "latency_ms"
+                else metrics[bound.metric]
+            ),
+        )
         trial.set_user_attr("turned_down", dict(self.sampler.turned_down))
         taken = time.perf_counter() - start
         seconds = {"sampling": taken - self._latency_s, "latency": self._latency_s}
@@ -160,8 +177,9 @@ class Worker:
             trial.set_user_attr("error", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        metrics |= {"val_loss": found.val_loss, "val_accuracy": found.val_accuracy}
-        trial.set_user_attr("metrics", metrics)
+        reached = {"val_loss": found.val_loss, "val_accuracy": found.val_accuracy}
+        metrics |= reached
+        _keep(trial, metrics, reached | {"epochs": found.epochs})
         if found.epochs < self.evaluator.rungs[-1]:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
