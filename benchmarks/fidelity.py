@@ -6,7 +6,7 @@ Reads ``tables/smoke-fashion.json`` (see ``table.py``), trains nothing.
 
 Order: Kendall's τ-b between the validation loss after some epochs and the final one, of
 the same training or of another seed, beside the order by parameters and by MACs (more
-is better). Also over pairs of similar cost alone (MACs within a factor ``SIMILAR``), where
+is better). Also over pairs of similar cost alone (MACs within a factor of 1.5), where
 size no longer tells. What another seed orders at the last epoch is as good as any order can
 be; the order within one training is better than that, because its luck lasts. Intervals:
 percentile bootstrap over architectures.
@@ -25,13 +25,12 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
+from kendall import SIMILAR, Pairs
 from table import PROXY, Row, Table
 
 from sret_nas import pareto
@@ -39,8 +38,6 @@ from sret_nas.search import rungs
 from sret_nas.search.rungs import AtRung
 
 RESULTS = Path(__file__).parent / "results"
-SIMILAR = 1.5
-BOOTSTRAPS = 2_000
 LAST = PROXY.epochs
 RULES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -52,43 +49,14 @@ RULES: dict[str, dict[str, Any]] = {
 }
 RUNGS = ((1, 2, 4), (1, 4), (2, 4))
 
-Floats = npt.NDArray[np.float64]
-
 
 # -- order ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Which pairs of architectures two quantities order alike, as (n, n) arrays of -1, 0, 1."""
-
-    x: Floats
-    y: Floats
-    counted: npt.NDArray[np.bool_]
-
-    def tau(self, weights: Floats | None = None) -> float:
-        """Kendall's τ-b over the pairs that count; weights are multiplicities."""
-        w = np.ones(len(self.x)) if weights is None else weights
-        both = np.outer(w, w) * self.counted
-        ordered = math.sqrt((both * self.x**2).sum() * (both * self.y**2).sum())
-        return float((both * self.x * self.y).sum() / ordered) if ordered else math.nan
-
-
 def order(rows: Sequence[Row], x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
     """τ over all pairs and over those of similar cost, with intervals."""
-    macs = np.log([row.macs for row in rows])
-    a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    signs = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
-    others = ~np.eye(len(rows), dtype=bool)
-    similar = others & (np.abs(macs[:, None] - macs) <= math.log(SIMILAR) + 1e-9)
-    rng = np.random.default_rng(0)
-    draws = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=BOOTSTRAPS)
-    found: dict[str, Any] = {"architectures": len(rows)}
-    for name, counted in (("all", others), ("similar_cost", similar)):
-        pairs = Pairs(*signs, counted)
-        low, high = np.nanpercentile([pairs.tau(w.astype(float)) for w in draws], [2.5, 97.5])
-        found[name] = {"tau": pairs.tau(), "low": float(low), "high": float(high)}
-    return found
+    found = Pairs([row.macs for row in rows]).tau(x, y)
+    return {"architectures": len(rows)} | {name: tau.to_dict() for name, tau in found.items()}
 
 
 def orders(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -128,11 +128,8 @@ class Table:
     def __init__(self, path: Path = FILE) -> None:
         self.path = path
         self.space = SearchSpace.load(SPACE)
-        codes = self.space.coding.all_codes(0, self.space.size)
-        distinct = {arch.id: arch for arch in self.space.decode_many(codes)}
         self.rows = {
-            arch_id: Row(arch, cost(arch).macs, cost(arch).params)
-            for arch_id, arch in sorted(distinct.items())
+            arch.id: Row(arch, cost(arch).macs, cost(arch).params) for arch in small_space()
         }
         self.made: dict[str, Any] = {}
         if path.exists():
@@ -161,13 +158,20 @@ class Table:
         files.write(self.path, f'{{"made": {made},\n"architectures": [\n{rows}\n]}}\n')
 
 
+def small_space() -> list[Architecture]:
+    """Every architecture of ``SPACE`` once, in the order of ids."""
+    space = SearchSpace.load(SPACE)
+    codes = space.coding.all_codes(0, space.size)
+    distinct = {arch.id: arch for arch in space.decode_many(codes)}
+    return [arch for _, arch in sorted(distinct.items())]
+
+
 def data() -> DataSet:
     return load_data(SOURCE, seed=0, **PROXY.load_options())
 
 
 def describe(found: DataSet) -> dict[str, Any]:
     """How a table is made; a table is continued only where all this is the same."""
-    device = fingerprint(torch.device("cpu"), 1).to_dict()
     return {
         "script": "benchmarks/table.py",
         "space": SPACE.name,
@@ -180,6 +184,14 @@ def describe(found: DataSet) -> dict[str, Any]:
             "split_seed": 0,
         },
         "seeds": f"0 for all, 1 for every {SECOND_SEED_EVERY}rd in the order of ids",
+        **machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What trains, for files that are kept."""
+    device = fingerprint(torch.device("cpu"), 1).to_dict()
+    return {
         "device": {key: device[key] for key in ("device", "name", "cores", "threads", "torch")},
         "versions": versions(),
     }
@@ -235,7 +247,7 @@ def speed(table: Table, rounds: int, seconds: float) -> None:
     start = time.perf_counter()
     loads: list[float] = []
     found: dict[str, list[float]] = {arch_id: [] for arch_id in ids}
-    for turn in _rounds(rounds, start, seconds):
+    for turn in turns(rounds, start, seconds):
         loads.append(round(os.getloadavg()[0], 2))
         for arch_id in random.Random(turn).sample(ids, len(ids)):
             row = table.rows[arch_id]
@@ -253,7 +265,7 @@ def speed(table: Table, rounds: int, seconds: float) -> None:
     print(f"{len(loads)} rounds in {time.perf_counter() - start:.0f} s; spread {spread:.2f}")
 
 
-def _rounds(rounds: int, start: float, seconds: float) -> Iterator[int]:
+def turns(rounds: int, start: float, seconds: float) -> Iterator[int]:
     """Round numbers while time lasts for another one as long as the last."""
     before = start
     for turn in range(rounds):

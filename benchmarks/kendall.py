@@ -1,0 +1,89 @@
+"""Kendall's τ-b between quantities of the same architectures, with bootstrap intervals.
+
+All quantities see the same draws, so that differences between them are paired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+SIMILAR = 1.5
+"""Largest factor between the MACs of two architectures of similar cost."""
+BOOTSTRAPS = 2_000
+
+Floats = npt.NDArray[np.float64]
+Counted = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, and the same number of every bootstrap draw.
+
+    Attributes:
+        value: Of all architectures.
+        drawn: Of the draws, shape (draws,).
+    """
+
+    value: float
+    drawn: Floats
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The difference, draw by draw."""
+        return Estimate(self.value - other.value, self.drawn - other.drawn)
+
+    def to_dict(self) -> dict[str, float]:
+        """The value and the central 95% of the draws."""
+        low, high = np.nanpercentile(self.drawn, [2.5, 97.5])
+        return {"tau": self.value, "low": float(low), "high": float(high)}
+
+
+def mean(estimates: Sequence[Estimate]) -> Estimate:
+    """Draw by draw."""
+    return Estimate(
+        float(np.mean([estimate.value for estimate in estimates])),
+        np.mean([estimate.drawn for estimate in estimates], axis=0),
+    )
+
+
+class Pairs:
+    """All pairs of some architectures, and those of similar cost.
+
+    Args:
+        macs: Of every architecture.
+
+    Attributes:
+        counted: By ``all`` and ``similar_cost``, which pairs count, shape (n, n).
+    """
+
+    def __init__(self, macs: Sequence[int]) -> None:
+        logs, n = np.log(macs), len(macs)
+        others = ~np.eye(n, dtype=bool)
+        near = np.abs(logs[:, None] - logs) <= math.log(SIMILAR) + 1e-9
+        self.counted: dict[str, Counted] = {"all": others, "similar_cost": others & near}
+        multiplicities = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)
+        self._weights = np.vstack([np.ones(n), multiplicities])
+
+    def tau(self, x: Sequence[float], y: Sequence[float]) -> dict[str, Estimate]:
+        """τ-b between two quantities, both better when small, by the pairs that count."""
+        a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        signs_x, signs_y = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
+        return {
+            name: self._estimate(signs_x * counted, signs_y * counted)
+            for name, counted in self.counted.items()
+        }
+
+    def _estimate(self, x: Floats, y: Floats) -> Estimate:
+        alike, untied_x, untied_y = (self._sums(p) for p in (x * y, x * x, y * y))
+        with np.errstate(invalid="ignore"):
+            taus = alike / np.sqrt(untied_x * untied_y)
+        return Estimate(float(taus[0]), taus[1:])
+
+    def _sums(self, pairs: Floats) -> Floats:
+        """Weighted sums over all pairs, one a draw: wᵀ P w."""
+        sums: Floats = ((self._weights @ pairs) * self._weights).sum(axis=1)
+        return sums
