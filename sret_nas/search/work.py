@@ -179,7 +179,7 @@ class Worker:
             return
         reached = {"val_loss": found.val_loss, "val_accuracy": found.val_accuracy}
         metrics |= reached
-        _keep(trial, metrics, reached | {"epochs": found.epochs})
+        _keep(trial, metrics, reached)
         if found.epochs < self.evaluator.rungs[-1]:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
