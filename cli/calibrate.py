@@ -80,7 +80,7 @@ def calibrate(
 
 
 COLUMNS = [
-    Column("method", "on other architectures", left=True),
+    Column("method", "on other architectures", long=True),
     Column("architectures", "compared", rank=1),
     Column("within_5", "within ±5%", lambda value: f"{value:.1%}"),
     Column("within_10", "within ±10%", lambda value: f"{value:.1%}"),

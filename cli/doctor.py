@@ -12,8 +12,8 @@ def doctor(form: FormatOption = Format.table, as_json: JsonOption = False) -> No
     rows = [finding._asdict() for finding in findings()]
     columns = [
         Column("what", "what", left=True),
-        Column("found", "found", left=True),
+        Column("found", "found", long=True),
         Column("state", "state", left=True),
-        Column("next_step", "next step", left=True, rank=1),
+        Column("next_step", "next step", long=True, rank=1),
     ]
     emit(rows, columns, Format.json if as_json else form)

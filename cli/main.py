@@ -92,4 +92,5 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the console command."""
+    output.print_in_any_encoding()
     sys.exit(run(sys.argv[1:]))

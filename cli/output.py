@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from . import table
+from .table import Column as Column
 
 
 class Format(StrEnum):
@@ -28,23 +31,37 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print the
 JsonOption = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a result.
+PLAIN = {
+    "–": "-",
+    "…": "...",
+    "×": "x",
+    "±": "+/-",
+    "τ": "tau",
+    "∞": "inf",
+    "├": "|",
+    "└": "`",
+}
+"""What stands for our signs where the encoding does not have them."""
 
-    Attributes:
-        key: Key of the row's value, and the name of the CSV column.
-        title: Heading of the table; units belong here.
-        show: The value as the table prints it; a value of ``None`` prints as ``–``.
-        rank: 0 always stays; where the terminal is too narrow, the highest ranks go first.
-        left: Text, aligned left; numbers are aligned right.
-    """
 
-    key: str
-    title: str
-    show: Callable[[Any], str] = str
-    rank: int = 0
-    left: bool = False
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    return "".join(PLAIN.get(sign, "?") for sign in lost), error.end
+
+
+def print_in_any_encoding() -> None:
+    """Let stdout and stderr replace what their encoding lacks, rather than fail."""
+    codecs.register_error("sret_nas.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="sret_nas.plain")
+
+
+def stdout() -> Console:
+    """The console for results; a pipe has no edge."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000)
 
 
 def stderr() -> Console:
@@ -69,6 +86,11 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
 def note(message: str) -> None:
     """Print a remark to stderr."""
     _say(stderr(), message)
+
+
+def say(message: str = "") -> None:
+    """Print a line of a result to stdout."""
+    _say(Console(highlight=False), message)
 
 
 @contextmanager
@@ -110,51 +132,16 @@ def emit(
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout; not-a-number is refused rather than printed."""
-    print(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+    plain = not stdout().encoding.lower().startswith("utf")
+    print(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=plain))
 
 
 def print_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str | None = None
 ) -> None:
-    """A table that leaves out its least important columns where the terminal is narrow."""
-    console = Console(highlight=False)
-    terminal = console.is_terminal
-    if not terminal:
-        console = Console(highlight=False, width=10_000)  # a pipe has no edge
-    shown = list(columns)
-    while True:
-        table = _table(rows, shown, title)
-        unbound = console.options.update(max_width=10_000)
-        if console.measure(table, options=unbound).maximum <= console.width or all(
-            c.rank == 0 for c in shown
-        ):
-            break
-        shown.remove(max(reversed(shown), key=lambda column: column.rank))
-    console.width = max(console.width, console.measure(table, options=unbound).minimum)
-    if terminal:
-        console.print(table)
-    else:
-        with console.capture() as captured:
-            console.print(table)
-        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
-    if len(shown) < len(columns):
-        left_out = ", ".join(column.title for column in columns if column not in shown)
-        note(f"left out for the width of the terminal: {left_out} (--format csv has all)")
-
-
-def _table(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str | None
-) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    cells = [
-        ["–" if row.get(c.key) is None else c.show(row[c.key]) for row in rows] for c in columns
-    ]
-    for column, texts in zip(columns, cells, strict=True):
-        if column.left:  # text may wrap, numbers may not
-            table.add_column(column.title, overflow="fold")
-        else:
-            width = max(map(len, [column.title, *texts]))
-            table.add_column(column.title, justify="right", no_wrap=True, min_width=width)
-    for line in zip(*cells, strict=True):
-        table.add_row(*line)
-    return table
+    """A table on stdout that leaves out its least important columns on a narrow terminal."""
+    left_out = table.show(stdout(), rows, columns, title)
+    if left_out:
+        note(
+            f"left out for the width of the terminal: {', '.join(left_out)} (--format csv has all)"
+        )

@@ -14,7 +14,18 @@ from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.units import format_count, format_quantity
 
-from .output import Column, Format, FormatOption, JsonOption, emit, error, note, print_table, status
+from .output import (
+    Column,
+    Format,
+    FormatOption,
+    JsonOption,
+    emit,
+    error,
+    note,
+    print_table,
+    say,
+    status,
+)
 
 if TYPE_CHECKING:
     from sret_nas.latency import Latency
@@ -138,7 +149,7 @@ def _percent(value: float) -> str:
 
 
 COLUMNS = [
-    Column("name", "architecture", left=True),
+    Column("name", "architecture", long=True),
     Column("params", "params", format_count),
     Column("macs", "MACs", format_count),
     Column("depth", "depth", rank=1),
@@ -226,12 +237,12 @@ def _parts(profiles: Sequence[Profile], by: By) -> list[dict[str, Any]]:
 
 
 COUNTER_COLUMNS = [
-    Column("name", "architecture", rank=1, left=True),
+    Column("name", "architecture", long=True),
     Column("counter", "counter", left=True),
     Column("value", "number", lambda value: f"{value:,}"),
     Column("unit", "unit", left=True),
-    Column("note", "note", left=True),
-    Column("convention", "convention", rank=2, left=True),
+    Column("note", "note", rank=1, long=True),
+    Column("convention", "convention", rank=2, long=True),
 ]
 
 
@@ -254,20 +265,21 @@ def _details(profiles: Sequence[Profile], by: By | None, counters: bool) -> None
             parts = [row | {"stage": f"├ {row['stage']}"} for row in _parts([one], by)]
             if parts:
                 parts[-1]["stage"] = parts[-1]["stage"].replace("├", "└")
-                print()
+                say()
                 print_table(parts, _part_columns(by)[1:], title=one.name)
     if counters:
         for one in profiles:
-            print(f"\n{one.name}: 1 MAC = 1 multiply-add = 2 FLOPs of the counters that say FLOPs")
-            for row in _counts([one]):
-                value = "–" if row["value"] is None else f"{row['value']:,} {row['unit']}"
-                print(f"  {row['counter']:16} {value:>22}  {row['convention']}")
-                print(f"  {'':16} {'':>22}  {row['note']}")
+            say()
+            print_table(
+                _counts([one]),
+                COUNTER_COLUMNS[1:],
+                title=f"{one.name}: 1 MAC is 1 multiply-add, and 2 FLOPs of those that say FLOPs",
+            )
     fingerprints = [m.latency for one in profiles for m in one.measured]
     if fingerprints:
         first = fingerprints[0]
-        print(f"\n{first.dtype}, {first.mode}, on {first.fingerprint}")
-        print("least: what the arithmetic and the bytes need at this device's measured rates")
+        say(f"\n{first.dtype}, {first.mode}, on {first.fingerprint}")
+        say("least: what the arithmetic and the bytes need at this device's measured rates")
 
 
 def _failures(profiles: Sequence[Profile]) -> None:

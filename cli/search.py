@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sret_nas.errors import SretNasError, UsageError
-from sret_nas.units import format_quantity, parse_budgets
+from sret_nas.units import parse_budgets
 
 from .output import Column, Format, FormatOption, JsonOption, emit, note, print_json, status
+from .pareto import show_front
 
 if TYPE_CHECKING:
     from sret_nas.search import Outcome, RunConfig
@@ -200,32 +201,11 @@ def _plan(space: SearchSpace, config: RunConfig, expected: Estimate, form: Forma
         {"what": "expected time", "value": _minutes(expected.seconds)},
         {"what": "a sample", "value": f"{expected.arch.id} {expected.arch.to_json()}"},
     ]
-    emit(rows, [Column("what", "plan", left=True), Column("value", "", left=True)], form)
+    emit(rows, [Column("what", "plan", left=True), Column("value", "", long=True)], form)
 
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-
-
-FRONT = [
-    Column("trial", "trial"),
-    Column("id", "id", rank=5, left=True),
-    Column("val_loss", "val loss", lambda v: f"{v:.4f}"),
-    Column("confirmed_loss", "mean loss", lambda v: f"{v:.4f}", rank=1),
-    Column("confirmed_std", "± std", lambda v: f"{v:.4f}", rank=2),
-    Column("val_accuracy", "val acc", lambda v: f"{v:.2%}", rank=3),
-    Column("test_accuracy", "test acc", lambda v: f"{v:.2%}", rank=2),
-    Column("macs", "MACs", lambda v: format_quantity("macs", v).removesuffix(" MACs")),
-    Column("params", "params", lambda v: format_quantity("params", v).removesuffix(" params")),
-    Column("latency_ms", "ms", lambda v: f"{v:.3g}", rank=4),
-    Column("peak_bytes", "memory", lambda v: format_quantity("peak_bytes", v), rank=6),
-    Column("dethroned", "confirmed", lambda v: "no" if v else "yes", rank=3, left=True),
-]
-
-
-def show_front(outcome: Outcome, form: Format) -> None:
-    """Print the front of a run."""
-    emit(outcome.rows(), FRONT, form, outcome.to_dict())
 
 
 def _finish(outcome: Outcome, form: Format) -> None:

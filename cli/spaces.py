@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ from .output import (
     note,
     print_json,
     print_table,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -80,12 +81,12 @@ def list_(form: FormatOption = Format.table, as_json: JsonOption = False) -> Non
     columns = [
         Column("name", "name", left=True),
         Column("architectures", "architectures", format_count),
-        Column("encodings", "encodings", format_count, rank=2),
-        Column("macs_low", "MACs from", format_count),
-        Column("macs_high", "to", format_count),
-        Column("params_low", "params from", format_count),
-        Column("params_high", "to", format_count),
-        Column("description", "for", left=True, rank=1),
+        Column("encodings", "encodings", format_count, rank=5),
+        Column("macs_low", "least MACs", format_count, rank=3),
+        Column("macs_high", "most MACs", format_count),
+        Column("params_low", "least params", format_count, rank=3),
+        Column("params_high", "most params", format_count),
+        Column("description", "for", long=True, rank=4),
     ]
     emit(rows, columns, Format.json if as_json else form)
 
@@ -208,11 +209,11 @@ def sample(
             Column("id", "id", left=True),
             Column("macs", "MACs", format_count),
             Column("params", "params", format_count),
-            Column("peak_bytes", "memory", lambda x: format_quantity("peak_bytes", x)),
+            Column("peak_bytes", "memory", lambda x: format_quantity("peak_bytes", x), rank=1),
             *(Column(key, key, lambda x: f"{x:.3g}") for key in timed),
-            *([Column("latency_source", "by", left=True)] if timed else []),
-            Column("depth", "depth"),
-            Column("image_size", "px"),
+            *([Column("latency_source", "by", rank=2, left=True)] if timed else []),
+            Column("depth", "depth", rank=3),
+            Column("image_size", "px", rank=3),
         ]
         emit(rows, columns, Format.json if as_json else Format(form.value))
     if len(archs) < number:
@@ -273,32 +274,27 @@ def _document(found: Any, budgets: Iterable[Budget], result: Check) -> dict[str,
 
 def _print_check(found: Any, result: Check, form: Format) -> None:
     """Tables: the spread of every metric, the published models."""
-
-    def quantity(metric: str) -> Any:
-        return lambda x: format_quantity(metric.partition("@")[0], x)
-
     keys = ("min", "q1", "median", "q3", "max", "budget")
     rows = []
     for s in result.spreads:
-        shown = quantity(s.metric)
+        shown = _quantity(s.metric)
         values = (s.low, *s.quartiles, s.high, s.limit)
-        rows.append(
-            {"metric": s.metric, "by": s.source if s.exact else f"{s.source}, sampled"}
-            | {
-                key: value if form is Format.csv or value is None else shown(value)
-                for key, value in zip(keys, values, strict=True)
-            }
-        )
+        name = s.metric if form is Format.csv else NAMES.get(s.metric, s.metric)
+        row: dict[str, Any] = {
+            key: value if form is Format.csv or value is None else shown(value)
+            for key, value in zip(keys, values, strict=True)
+        }
+        rows.append(row | {"metric": name, "by": s.source if s.exact else f"{s.source}, sampled"})
     columns = [
         Column("metric", "metric", left=True),
-        *(Column(key, key) for key in keys),
-        Column("by", "min and max", left=True, rank=1),
+        *(Column(key, key, rank=2 if key in ("q1", "q3") else 0) for key in keys),
+        Column("by", "min and max", rank=3, left=True),
     ]
     if form is Format.csv:
         emit(rows, columns, form)
         return
     print_table(rows, columns, f"{found.name}: {_share(result)}")
-    print()
+    say()
     metrics = [spread.metric for spread in result.spreads]
     published = [
         {"name": p.name, "contained": "yes" if p.contained else "no"}
@@ -310,11 +306,25 @@ def _print_check(found: Any, result: Check, form: Format) -> None:
         published,
         [
             Column("name", "published", left=True),
-            Column("contained", "in the space", left=True),
+            Column("contained", "in the space", rank=1, left=True),
             Column("feasible", "within the budget", left=True),
-            *(Column(metric, metric, quantity(metric)) for metric in metrics),
+            *(
+                Column(metric, NAMES.get(metric, metric), _quantity(metric), rank)
+                for rank, metric in enumerate(metrics)
+            ),
         ],
     )
+
+
+NAMES = {"macs": "MACs", "peak_bytes": "memory"}
+"""What tables call metrics whose own name is for machines."""
+
+
+def _quantity(metric: str) -> Callable[[float], str]:
+    """A metric in few characters; MACs and parameters need no unit beside their name."""
+    if metric in ("macs", "params"):
+        return format_count
+    return lambda value: format_quantity(metric.partition("@")[0], value)
 
 
 def _share(result: Check) -> str:

@@ -38,7 +38,8 @@ def findings() -> list[Finding]:
 def _versions() -> Iterator[Finding]:
     own = importlib.metadata.version("sret_nas")
     yield Finding("sret_nas", own)
-    yield Finding("python", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    system = f"{platform.system()} {platform.release()}"
+    yield Finding("python", f"{platform.python_version()} on {system}")
     for line in importlib.metadata.requires("sret_nas") or []:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):

@@ -137,36 +137,12 @@ def test_shell_completion_names_commands_and_presets() -> None:
     assert "sret_lt_16_14" in complete("sret-nas profile sret_l")
 
 
-# --- tables -----------------------------------------------------------------------------------
-
 COLUMNS = [
     output.Column("name", "name", left=True),
     output.Column("macs", "MACs", lambda value: f"{value:,}"),
-    output.Column("note", "note", rank=1, left=True),
+    output.Column("note", "note", long=True),
 ]
 ROWS = [{"name": "a", "macs": 1_112_444_672, "note": "x" * 200}, {"name": "b", "macs": None}]
-
-
-def test_a_table_in_a_pipe_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_table(ROWS, COLUMNS)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["a", "1,112,444,672", "x" * 200]
-    assert lines[2].split() == ["b", "–", "–"]
-
-
-def test_a_narrow_terminal_loses_columns_never_digits(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "80")
-    output.print_table(ROWS, COLUMNS)
-    captured = capsys.readouterr()
-    assert "1,112,444,672" in captured.out
-    assert "x" not in captured.out
-    assert "left out for the width of the terminal: note" in captured.err
-    monkeypatch.setenv("COLUMNS", "10")
-    output.print_table(ROWS, COLUMNS[:2])
-    assert "1,112,444,672" in capsys.readouterr().out
 
 
 def test_machine_formats_are_raw(capsys: pytest.CaptureFixture[str]) -> None:

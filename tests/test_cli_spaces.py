@@ -67,7 +67,7 @@ def test_check(cli: Any) -> None:
 def test_check_tables(cli: Any) -> None:
     result = cli("spaces", "check", "sret_tiny", "--budget", "500M MACs")
     assert result.code == 0
-    for word in ("feasible", "median", "500M MACs", "sret_lt_16_14_wo_slice", "peak_bytes"):
+    for word in ("feasible", "median", "500M", "sret_lt_16_14_wo_slice", "memory"):
         assert word in result.out
     rows = list(csv.DictReader(cli("spaces", "check", "smoke", "--format", "csv").out.splitlines()))
     assert [row["metric"] for row in rows] == ["macs", "params", "peak_bytes"]

@@ -1,0 +1,155 @@
+"""The front as a picture of characters, for those on a remote shell."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from sret_nas import zoo
+from sret_nas.units import format_count
+
+if TYPE_CHECKING:
+    from sret_nas.search import Outcome
+
+HEIGHT = 14
+"""Lines of the picture, its axes aside."""
+AXIS = 13
+"""Characters that plotille puts before the picture: the numbers of the axis."""
+NARROWEST = 40
+BLANK = "\u2800"
+"""What plotille leaves where nothing is drawn."""
+KEEP = "\u00a0"
+"""A blank that lines are not broken at."""
+NAMES = {
+    "val_loss": "val loss",
+    "val_accuracy": "val acc",
+    "macs": "MACs",
+    "params": "params",
+    "latency_ms": "ms",
+    "peak_bytes": "bytes",
+}
+
+
+class Marks(NamedTuple):
+    """What stands for what; later ones cover earlier ones."""
+
+    other: str
+    published: str
+    front: str
+    both: str
+
+
+UNICODE = Marks(other="·", published="◇", front="●", both="◆")
+ASCII = Marks(other=".", published="p", front="o", both="P")
+
+
+class _Point(NamedTuple):
+    cost: float
+    quality: float
+    mark: str
+    name: str | None
+
+
+def scatter(outcome: Outcome, width: int = 80, *, ascii_only: bool = False) -> str:
+    """Quality against cost: candidates trained to the end, the front, the published ones.
+
+    Every point is what its own training found, with the seed of the search: a mean
+    over seeds is known of the front alone. The cost has a logarithmic axis.
+
+    Args:
+        outcome: The run.
+        width: Characters of a line; no line is longer.
+        ascii_only: For an encoding that is not UTF-8.
+
+    Returns:
+        Lines without colour; empty where nothing was trained to the end, or in less
+        than ``NARROWEST`` characters.
+    """
+    from plotille import Figure
+
+    goals = outcome.config.goals
+    (quality,) = [goal.name for goal in goals if goal.trained]
+    cost = next((goal.name for goal in goals if not goal.trained), "macs")
+    marks = ASCII if ascii_only else UNICODE
+    points = list(_points(outcome, cost, quality, marks))
+    if not points or width < NARROWEST:
+        return ""
+
+    figure = Figure()
+    figure.linesep = "\n"
+    figure.with_colors = figure.origin = False
+    figure.x_label, figure.y_label = NAMES[cost], NAMES[quality]
+    figure.width = width - AXIS - len(f"|-> ({figure.x_label})")
+    figure.height = HEIGHT
+    figure.x_ticks_fkt = lambda value, _: _tick(cost, 10**value)
+    figure.y_ticks_fkt = lambda value, _: (
+        f"{value:.4f}" if quality == "val_loss" else f"{value:.2%}"
+    )
+    figure.set_x_limits(*_limits([math.log10(point.cost) for point in points]))
+    figure.set_y_limits(*_limits([point.quality for point in points]))
+    for mark in marks:
+        shown = [point for point in points if point.mark == mark]
+        figure.scatter(
+            [math.log10(point.cost) for point in shown],
+            [point.quality for point in shown],
+            marker=mark,
+        )
+    lines = figure.show().replace(BLANK, " ").splitlines()
+    better = "lower" if quality == "val_loss" else "higher"
+    title = (
+        f"{NAMES[quality]} with seed {outcome.config.seed} ({better} is better) "
+        f"against {NAMES[cost]} (logarithmic)"
+    )
+    legend = _legend(points, marks, lambda value: _tick(cost, value))
+    below = [line for text in legend for line in textwrap.wrap(text, width)]
+    return "\n".join(
+        line.replace(KEEP, " ").rstrip() for line in [*textwrap.wrap(title, width), *lines, *below]
+    )
+
+
+def _points(outcome: Outcome, cost: str, quality: str, marks: Marks) -> Iterator[_Point]:
+    front = {member.trial for member in outcome.front}
+    names = {arch.id: name for name, arch in reversed(zoo.PUBLISHED.items())}
+    for trial in outcome.complete():
+        metrics, name = trial.user_attrs["metrics"], names.get(trial.user_attrs["id"])
+        if trial.number in front:
+            mark = marks.both if name else marks.front
+        else:
+            mark = marks.published if name else marks.other
+        yield _Point(metrics[cost], metrics[quality], mark, name)
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """From the least to the most, with a margin that keeps points off the edges."""
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 0.05
+    return low - margin, high + margin
+
+
+def _tick(metric: str, value: float) -> str:
+    """A cost in few characters."""
+    if metric == "latency_ms":
+        return f"{value:.3g}"
+    return format_count(value)
+
+
+def _legend(points: Sequence[_Point], marks: Marks, shown: Callable[[float], str]) -> Iterator[str]:
+    meanings = {
+        marks.front: "front",
+        marks.other: "trained to the end",
+        marks.published: "published",
+        marks.both: "published and on the front",
+    }
+    used = {point.mark for point in points}
+    yield "   ".join(
+        f"{mark}{KEEP}{meaning.replace(' ', KEEP)}"
+        for mark, meaning in meanings.items()
+        if mark in used
+    )
+    known = sorted(point for point in points if point.name)
+    if known:
+        yield ", ".join(
+            f"{point.mark}{KEEP}{point.name}{KEEP}{shown(point.cost)}" for point in known
+        )
