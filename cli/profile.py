@@ -11,7 +11,7 @@ import typer
 
 from sret_nas import files, zoo
 from sret_nas.arch import Architecture
-from sret_nas.errors import SretNasError, UsageError
+from sret_nas.errors import ArchitectureError, SretNasError, UsageError
 from sret_nas.units import format_count, format_quantity
 
 from .output import (
@@ -107,12 +107,27 @@ def _resolve(name: str) -> Architecture:
     """A preset, a file, or ``RUN#N``: trial N of a run directory."""
     run, mark, number = name.rpartition("#")
     if not mark or Path(name).exists():
-        return Architecture.load(name)
+        return _architecture(name)
     if not (run and number.isdecimal()):
         raise UsageError(f"'{name}': given '{number}' after #; allowed: RUN#N, e.g. runs/demo#7")
     from sret_nas.search import architecture
 
     return architecture(run, int(number))
+
+
+def _architecture(name: str) -> Architecture:
+    try:
+        return Architecture.load(name)
+    except ArchitectureError as error:
+        from sret_nas.space import is_space
+
+        if not is_space(name):
+            raise
+        raise UsageError(
+            f"{name}: a search space, not an architecture",
+            f"sret-nas spaces check {name}; sret-nas spaces sample {name} -n 1 --format yaml "
+            "draws an architecture",
+        ) from error
 
 
 def _draw(archs: Sequence[str], path: Path) -> None:

@@ -30,6 +30,8 @@ MAX_BYTES = 1_000_000
 """A configuration file larger than this is refused: it is something else."""
 
 MISSING = "required key is missing"
+SECOND = "but found another document"
+"""What PyYAML says of a file with several."""
 
 Lines = dict[tuple[str | int, ...], int]
 
@@ -171,6 +173,11 @@ def parse_yaml(text: str) -> tuple[Any, Lines]:
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if mark and what == SECOND:
+            raise ConfigError(
+                f"line {mark.line + 1}: a second document begins; allowed: one in a file",
+                "split the file at its lines of ---",
+            ) from error
         raise ConfigError(
             f"line {mark.line + 1}: not valid YAML: {what}" if mark else f"not valid YAML: {what}"
         ) from error
@@ -215,7 +222,7 @@ def read(path: Path) -> tuple[Any, Lines]:
     except ConfigError as error:
         line, _, rest = str(error).removeprefix("line ").partition(": ")
         place = f"{path}:{line}: {rest}" if str(error).startswith("line ") else f"{path}: {error}"
-        raise type(error)(place) from error
+        raise type(error)(place, error.hint) from error
 
 
 def parse_json(text: str) -> Any:

@@ -115,6 +115,17 @@ class Latency:
         }
 
 
+def check(
+    dtype: str = "fp32", device: str = "cpu", mode: str = "eager", threads: int | None = None
+) -> None:
+    """Look whether ``measure`` can work at all with these.
+
+    Raises:
+        UsageError: no such device, type, mode or number of threads here.
+    """
+    _Settings.of(dtype, device, mode, threads, "warm")
+
+
 def measure(
     models: Mapping[str, Architecture | nn.Module],
     *,

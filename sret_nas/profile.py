@@ -124,6 +124,19 @@ class Measurement:
     threads: int | None = None
     seconds: float = 6.0
 
+    def check(self) -> None:
+        """Look whether it can be done here, before anything takes time.
+
+        Raises:
+            UsageError: no such device, type, mode, batch or number of threads.
+        """
+        for batch in self.batches:
+            if batch < 1:
+                raise UsageError(f"batch: given {batch}; allowed: at least 1")
+        from sret_nas.latency import check
+
+        check(self.dtype, self.device, self.mode, self.threads)
+
 
 def profile(
     names: Sequence[str],
@@ -145,7 +158,10 @@ def profile(
     Raises:
         ArchitectureError: a name is neither an architecture nor a timm model, or
             its file is wrong.
+        UsageError: the measurement cannot be done on this machine.
     """
+    if measurement is not None:
+        measurement.check()
     found: dict[str, Architecture | nn.Module] = {}
     for name in names:
         found[name] = _find(name, resolve)
@@ -222,9 +238,6 @@ def _measure(
     shares: dict[str, dict[str, float]] = {}
     if how is None:
         return measured, failures, shares
-    for batch in how.batches:
-        if batch < 1:
-            raise UsageError(f"batch: given {batch}; allowed: at least 1")
     from sret_nas.breakdown import time_by_stage
     from sret_nas.latency import Latency, measure
     from sret_nas.roofline import roofline

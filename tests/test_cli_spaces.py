@@ -116,6 +116,19 @@ def test_sample_in_other_formats(cli: Any) -> None:
     assert "1728 instead of 5000" in few.err
 
 
+def test_an_architecture_is_told_from_a_search_space(cli: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(cli("spaces", "sample", "smoke", "-n", "1", "--format", "yaml").out)
+    for source in (path, "sret_t"):
+        for command in ("check", "show", "sample"):
+            result = cli("spaces", command, source)
+            assert (result.code, result.out) == (2, "")
+            assert result.err.splitlines() == [
+                f"error: {source}: an architecture, not a search space",
+                f"hint: sret-nas profile {source}",
+            ]
+
+
 def test_exit_codes(cli: Any, tmp_path: Path) -> None:
     assert cli("spaces", "sample", "sret", "--budget", "1MMACs").code == 3
     wrong = cli("spaces", "check", "sret", "--budget", "4G")

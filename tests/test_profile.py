@@ -107,12 +107,46 @@ def test_counters_say_what_they_miss(cli: Cli, small: Path) -> None:
     assert "ptflops-aten" in rows
 
 
-def test_what_cannot_be_measured_is_told_and_the_rest_goes_on(cli: Cli, small: Path) -> None:
-    result = cli("profile", small, "--device", "cuda:99", "--json")
-    assert result.code == 2
-    assert json.loads(result.out)["params"] > 0
-    assert json.loads(result.out)["failures"]
-    assert "cuda:99" in result.err
+@pytest.mark.parametrize(
+    "options",
+    [("--device", "cuda:99"), ("--mode", "graph"), ("--dtype", "int3"), ("--batch", "0")],
+    ids=" ".join,
+)
+def test_what_this_machine_cannot_measure_is_refused_before_anything_is_done(
+    options: tuple[str, str], cli: Cli, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sret_nas.counters
+
+    monkeypatch.setattr(sret_nas.counters, "count", lambda *_: pytest.fail("too late"))
+    result = cli("profile", small, "--counters", *options)
+    assert (result.code, result.out) == (2, "")
+    assert options[1] in result.err
+
+
+def test_a_search_space_is_told_from_an_architecture(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("all_stages: {head_dim: 8}\nstages: [{heads: [1, 2]}]\n")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("all_stages: {head_dim: wide}\nstages: 2\n")
+    for source in (path, broken, "sret_tiny"):
+        result = cli("profile", source, "--no-latency")
+        assert (result.code, result.out) == (2, "")
+        error, hint = result.err.splitlines()
+        assert error == f"error: {source}: a search space, not an architecture"
+        assert f"sret-nas spaces check {source}" in hint
+
+
+def test_a_file_of_several_documents_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(cli("spaces", "sample", "smoke", "-n", "2", "--format", "yaml").out)
+    line = 1 + path.read_text().splitlines().index("---")
+    for command in (("profile",), ("spaces", "check")):
+        result = cli(*command, path)
+        assert (result.code, result.out) == (2, "")
+        assert result.err.splitlines() == [
+            f"error: {path}:{line}: a second document begins; allowed: one in a file",
+            "hint: split the file at its lines of ---",
+        ]
 
 
 def test_one_failure_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

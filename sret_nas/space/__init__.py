@@ -10,7 +10,7 @@ from sret_nas.space.check import Check, check
 from sret_nas.space.dimensions import Dimension
 from sret_nas.space.latency import Clock, Timing, clock
 from sret_nas.space.size import Count
-from sret_nas.space.space import Encoding, SearchSpace, store
+from sret_nas.space.space import Encoding, SearchSpace, is_space, store
 
 __all__ = [
     "Bound",
@@ -27,6 +27,7 @@ __all__ = [
     "bundled",
     "check",
     "clock",
+    "is_space",
     "store",
     "summary",
 ]

@@ -36,8 +36,13 @@ def impossible(top: dict[str, Dimension], stages: list[StageDimensions]) -> Iter
                 )
     if not tokens:
         return
+    yield from _too_wide(stages)
+    told: set[tuple[object, ...]] = set()
     for i, stage in enumerate(stages):
-        yield from _in_stage(i, stage, sorted({each[i] for each in tokens}))
+        for choice, problem in _in_stage(i, stage, sorted({each[i] for each in tokens})):
+            if (problem.path, choice) not in told:  # a choice of several stages is one mistake
+                told.add((problem.path, choice))
+                yield problem
     yield from _too_costly(top, stages, tokens)
     depth = sum(max(s.blocks.choices) * max(s.recursions.choices) for s in stages)
     if depth > MAX_APPLICATIONS:
@@ -50,11 +55,25 @@ def impossible(top: dict[str, Dimension], stages: list[StageDimensions]) -> Iter
     except ConfigError as error:
         yield from error.problems
         return
+    broken = widths.broken()
+    if broken is not None:
+        i, before, here = broken
+        yield Problem(
+            stages[i].head_dim.path,
+            f"stage {i + 1}: no width of {_some(here)} is a multiple of one of stage {i}, "
+            f"{_some(before)}, as the depthwise down-sampling needs; "
+            "allowed: heads × head_dim that fit together",
+        )
+        return
+    dead: dict[Dimension, list[Any]] = {}
     for dimension, choice in widths.dead():
+        dead.setdefault(dimension, []).append(choice)
+    for dimension, choices in dead.items():
         yield Problem(
             dimension.path,
-            f"with {dimension.name} {choice} no width of one stage is a multiple of the width "
-            "before, as the depthwise down-sampling needs; allowed: choices that fit together",
+            f"with {dimension.name} {_some(choices)} no width of one stage is a multiple of the "
+            "width before, as the depthwise down-sampling needs; "
+            "allowed: choices that fit together",
         )
 
 
@@ -97,39 +116,57 @@ def _too_costly(
             return
 
 
-def _in_stage(i: int, stage: StageDimensions, tokens: list[int]) -> Iterator[Problem]:
+def _too_wide(stages: Sequence[StageDimensions]) -> Iterator[Problem]:
+    """The narrowest and the widest of every head_dim, whatever stages it holds for."""
+    sizes: dict[Dimension, list[tuple[int, int, int, int]]] = {}
+    for i, stage in enumerate(stages):
+        sizes.setdefault(stage.head_dim, []).extend(
+            (h * d, i + 1, h, d) for h in stage.heads.choices for d in stage.head_dim.choices
+        )
+    for dimension, found in sizes.items():
+        for size, number, heads, head_dim in (min(found), max(found)):
+            if not 2 <= size <= MAX_DIM:
+                yield Problem(
+                    dimension.path,
+                    f"stage {number}: heads × head_dim = {heads} × {head_dim} = {size}; "
+                    f"allowed: a width of 2 to {MAX_DIM:,}",
+                )
+
+
+def _in_stage(
+    i: int, stage: StageDimensions, tokens: list[int]
+) -> Iterator[tuple[object, Problem]]:
+    """Choices that the stage cannot have, each with what is wrong with it."""
     here = f"stage {i + 1}"
-    sizes = [(h * d, h, d) for h in stage.heads.choices for d in stage.head_dim.choices]
-    for size, heads, head_dim in (min(sizes), max(sizes)):
-        if not 2 <= size <= MAX_DIM:
-            yield Problem(
-                stage.head_dim.path,
-                f"{here}: heads × head_dim = {heads} × {head_dim} = {size}; "
-                f"allowed: a width of 2 to {MAX_DIM:,}",
-            )
-    narrowest = min(sizes)[0]
+    narrowest = min(stage.heads.choices) * min(stage.head_dim.choices)
     for dimension in (stage.mlp_ratio, stage.nll_ratio):
         for ratio in dimension.choices:
             off = ratio == 0 and dimension is stage.nll_ratio
             if not off and int(narrowest * ratio) < 1:
-                yield Problem(
-                    dimension.path,
-                    f"{here}: {ratio} of a width of {narrowest} is no hidden channel; "
-                    f"allowed: at least {1 / narrowest:.4g}",
+                yield (
+                    ratio,
+                    Problem(
+                        dimension.path,
+                        f"{here}: {ratio} of a width of {narrowest} is no hidden channel; "
+                        f"allowed: at least {1 / narrowest:.4g}",
+                    ),
                 )
     for dimension in dict.fromkeys(stage.groups):
         for groups in dimension.choices:
             if all(n % groups for n in tokens):
-                yield Problem(
-                    dimension.path,
-                    f"{here}: {groups} groups cut {' or '.join(map(str, tokens[:6]))} tokens at no "
-                    f"image size; allowed here: {_some(tokens)}",
+                allowed = sorted({d for n in tokens for d in divisors(n)})
+                yield (
+                    groups,
+                    Problem(
+                        dimension.path,
+                        f"{here}: {groups} groups cut {' or '.join(map(str, tokens[:6]))} tokens "
+                        f"at no image size; allowed here: {_some(allowed)}",
+                    ),
                 )
 
 
-def _some(tokens: list[int], most: int = 12) -> str:
-    known = sorted({d for n in tokens for d in divisors(n)})
-    return ", ".join(map(str, known[:most])) + (", …" if len(known) > most else "")
+def _some(values: Sequence[Any], most: int = 12) -> str:
+    return ", ".join(map(str, values[:most])) + (", …" if len(values) > most else "")
 
 
 def grids(image_size: Any, stem_stride: Any, stages: int) -> Architecture:

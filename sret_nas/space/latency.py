@@ -65,9 +65,13 @@ def clock(
         mode: ``eager``, ``compile`` or ``graph``.
         threads: Threads of torch on the CPU; default: as set.
         progress: Told one line where there is no predictor for a batch.
+
+    Raises:
+        UsageError: this machine has no such device, or not this type or mode on it.
     """
     from sret_nas import latency, predict
 
+    latency.check(dtype, device, mode, threads)
     predictors: dict[int, predict.Predictor | None] = {}
     measured: dict[tuple[str, int], Timing] = {}
 

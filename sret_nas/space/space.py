@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sret_nas import files
+from sret_nas import files, zoo
 from sret_nas.arch import Architecture
 from sret_nas.cost import stack, table
 from sret_nas.errors import ConfigError, UsageError
@@ -33,6 +33,34 @@ if TYPE_CHECKING:
 
 Encoding = tuple[int, ...]
 """One small integer per coordinate: the number of its choice."""
+
+
+def is_space(source: str) -> bool:
+    """Whether a name or a file is a search space, possibly with mistakes in it."""
+    if source in bundled():
+        return True
+    try:
+        data, _ = files.read(Path(source))
+        if isinstance(data, Mapping) and {"all_stages", "each_stage"} & set(data):
+            return True
+        SpaceFile.model_validate(data)
+    except ConfigError:
+        return False
+    return True
+
+
+def _is_architecture(path: Path) -> bool:
+    try:
+        Architecture.load(path)
+    except ConfigError:
+        return False
+    return True
+
+
+def _mistaken(source: str) -> ConfigError:
+    return ConfigError(
+        f"{source}: an architecture, not a search space", f"sret-nas profile {source}"
+    )
 
 
 class SearchSpace:
@@ -82,10 +110,17 @@ class SearchSpace:
         known = bundled()
         path = known.get(source, Path(source)) if isinstance(source, str) else Path(source)
         if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
-            file = files.load(SpaceFile, path)
+            try:
+                file = files.load(SpaceFile, path)
+            except ConfigError as error:
+                if _is_architecture(path):
+                    raise _mistaken(str(path)) from error
+                raise
             if "name" not in file.model_fields_set:
                 file = file.model_copy(update={"name": path.stem})
             return cls(file, path.parent)
+        if source in zoo.PRESETS:
+            raise _mistaken(str(source))
         guess = files.nearest(str(source), list(known))
         raise ConfigError(
             f"'{source}' is neither a bundled search space nor a file"

@@ -95,6 +95,16 @@ class Widths:
             fits[i] &= (self.follows(i - 1) & fits[i - 1][:, :, None]).any(axis=1)
         return fits
 
+    def broken(self) -> tuple[int, list[int], list[int]] | None:
+        """The first stage that no chain of widths reaches, the widths before and its own."""
+        reached: NDArray[np.bool_] = np.ones(self.width[0].shape, dtype=bool)
+        for i in range(1, len(self.width)):
+            before = self.width[i - 1][reached]
+            reached = np.any(self.follows(i - 1) & reached[:, :, None], axis=1)
+            if not reached.any():
+                return i, np.unique(before).tolist(), np.unique(self.width[i]).tolist()
+        return None
+
     def dead(self) -> Iterator[tuple[Dimension, Any]]:
         """Choices that are part of no chain."""
         yield from _unused(self.tied, np.asarray(self.fits[0].any(axis=1)))

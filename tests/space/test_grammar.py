@@ -203,6 +203,38 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert "mine.yaml:4" in message and "mine.yaml:6" in message
 
 
+ONCE = {
+    "too wide for several stages": (
+        "all_stages: {head_dim: [16, 1000]}",
+        ["{heads: 1}", "{heads: [2, 100]}", "{heads: 200}"],
+        "all_stages head_dim: stage 3: heads × head_dim = 200 × 1000 = 200000",
+    ),
+    "no widths that fit": (
+        "all_stages: {blocks: [1, 2]}",
+        ["{heads: 2, head_dim: [20, 32]}", "{heads: 4, head_dim: 33}", "{heads: 8, head_dim: 33}"],
+        "stage 2: no width of 132 is a multiple of one of stage 1, 40, 64",
+    ),
+    "several choices of one field": (
+        "all_stages: {blocks: 1}",
+        ["{heads: 2, head_dim: 8}", "{heads: 4, head_dim: [8, 9, 11]}"],
+        "with stage2.head_dim 9, 11 no width",
+    ),
+    "groups of several stages": (
+        "all_stages: {head_dim: 8, groups: {all_loops: [1, 5]}}",
+        ["{heads: 1}", "{heads: 2}", "{heads: 4}"],
+        "stage 1: 5 groups cut 784 tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize(("top", "stages", "says"), ONCE.values(), ids=ONCE)
+def test_one_mistake_is_one_line(top: str, stages: list[str], says: str, tmp_path: Path) -> None:
+    text = "\n".join([top, "stages:", *(f"- {stage}" for stage in stages)])
+    message = refused(text, tmp_path)
+    assert says in message
+    assert len(message.splitlines()) == 1
+
+
 def test_a_file_has_limits(tmp_path: Path) -> None:
     many = ", ".join(map(str, range(1, 1002)))
     assert "at most 1,000" in refused(f"num_classes: [{many}]\n{FILE}", tmp_path)
