@@ -14,8 +14,10 @@ from rich.text import Text
 
 GAP = 2
 HEADING_LINES = 3
-LEAST_TEXT = 32
+ROOM = 32
 """Cells that long text needs; with less it stands below the table."""
+SQUEEZED = 16
+"""The same where it cannot go."""
 NOTHING = "–"
 
 
@@ -52,11 +54,10 @@ class _Shown:
         """Width at which nothing wraps."""
         return max(map(cell_len, (self.column.title, *self.cells)))
 
-    @property
-    def least(self) -> int:
+    def least(self, room: int) -> int:
         """The narrowest width: headings and long text wrap, numbers and names do not."""
         if self.column.long:
-            return min(self.whole, LEAST_TEXT)
+            return min(self.whole, room)
         return max(_heading(self.column.title), *map(cell_len, self.cells), 0)
 
 
@@ -75,11 +76,12 @@ def show(
     inside, below, left_out = _fit(shown, console.width)
     if title:
         console.print(Text(title, style="italic"))
-    if _least(inside) <= console.width:
-        _print_table(console, inside)
-        for one in below:
-            _print_below(console, shown[0], one)
-        return left_out
+    for room in (ROOM, SQUEEZED):
+        if _least(inside, room) <= console.width:
+            _print_table(console, inside, room)
+            for one in below:
+                _print_below(console, shown[0], one)
+            return left_out
     _print_upright(console, shown)
     return []
 
@@ -95,14 +97,14 @@ def _cell(column: Column, row: Mapping[str, Any]) -> str:
     return NOTHING if value is None else column.show(value)
 
 
-def _least(shown: Sequence[_Shown]) -> int:
-    return sum(one.least for one in shown) + GAP * (len(shown) - 1)
+def _least(shown: Sequence[_Shown], room: int) -> int:
+    return sum(one.least(room) for one in shown) + GAP * (len(shown) - 1)
 
 
 def _fit(shown: Sequence[_Shown], width: int) -> tuple[list[_Shown], list[_Shown], list[str]]:
     """What stays in the table, what goes below it, and the headings of what goes."""
     inside, below, left_out = list(shown), list[_Shown](), list[str]()
-    while _least(inside) > width:
+    while _least(inside, ROOM) > width:
         # Of equal ranks the rightmost goes.
         one = max(reversed(inside), key=lambda one: one.column.rank)
         if one.column.rank == 0:
@@ -115,23 +117,24 @@ def _fit(shown: Sequence[_Shown], width: int) -> tuple[list[_Shown], list[_Shown
     return inside, below, left_out
 
 
-def _widths(shown: Sequence[_Shown], width: int) -> list[int]:
-    """Room for whole headings first, if it is enough for all, then for long text."""
-    widths = [one.least for one in shown]
-    spare = width - _least(shown)
-    headings = sum(one.whole - one.least for one in shown if not one.column.long)
+def _widths(shown: Sequence[_Shown], width: int, room: int) -> list[int]:
+    """Space for whole headings first, if it is enough for all, then for long text."""
+    widths = [one.least(room) for one in shown]
+    spare = width - _least(shown, room)
+    headings = sum(one.whole - one.least(room) for one in shown if not one.column.long)
+    whole = headings <= spare
     for long in (False, True):
         for i, one in enumerate(shown):
-            if one.column.long is long and (long or headings <= width - _least(shown)):
+            if one.column.long is long and (long or whole):
                 more = min(spare, one.whole - widths[i])
                 widths[i] += more
                 spare -= more
     return widths
 
 
-def _print_table(console: Console, shown: Sequence[_Shown]) -> None:
+def _print_table(console: Console, shown: Sequence[_Shown], room: int) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    for one, width in zip(shown, _widths(shown, console.width), strict=True):
+    for one, width in zip(shown, _widths(shown, console.width, room), strict=True):
         text = one.column.left or one.column.long
         table.add_column(
             Text(one.column.title),
@@ -152,7 +155,7 @@ def _print_below(console: Console, names: _Shown, text: _Shown) -> None:
     if said:
         console.print()
         console.print(Text(text.column.title, style="bold"))
-        _print_pairs(console, said, LEAST_TEXT // 2)
+        _print_pairs(console, said, SQUEEZED)
 
 
 def _print_upright(console: Console, shown: Sequence[_Shown]) -> None:
@@ -169,9 +172,9 @@ def _print_upright(console: Console, shown: Sequence[_Shown]) -> None:
 
 def _print_pairs(console: Console, pairs: Sequence[tuple[str, str]], least: int = 1) -> None:
     """A name and a text, which gets at least so many cells, on each line."""
-    room = max(1, console.width - GAP - least)
+    most = max(1, console.width - GAP - least)
     grid = Table.grid(padding=(0, GAP, 0, 0))
-    grid.add_column(overflow="fold", width=min(room, max(cell_len(name) for name, _ in pairs)))
+    grid.add_column(overflow="fold", width=min(most, max(cell_len(name) for name, _ in pairs)))
     grid.add_column(overflow="fold")
     for name, text in pairs:
         grid.add_row(Text(name), Text(text))

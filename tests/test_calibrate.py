@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,21 @@ def test_the_scores_are_printed_and_the_predictor_is_kept(cli: Callable[..., Any
     assert "skipped: 0: out of memory" in result.err
     found = predict.load(threads=1)
     assert (found.space, found.architectures) == ("sret_tiny", 29)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_scores_hold_in_a_terminal(
+    width: int, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cli(*ARGUMENTS).out.split()
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", cli(*ARGUMENTS).out)
+    assert max(map(len, out.splitlines())) <= width
+    assert set(out.split()) <= set(whole)
+    assert [word for word in out.split() if "%" in word and "±" not in word] == [
+        word for word in whole if "%" in word and "±" not in word
+    ]
 
 
 def test_json_says_the_same(cli: Callable[..., Any]) -> None:
