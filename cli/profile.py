@@ -303,8 +303,9 @@ def _failures(profiles: Sequence[Profile]) -> None:
     told: set[str] = set()
     for one in profiles:
         for measured in one.measured:
-            if measured.latency.note:
-                note(f"note: {one.name}: {measured.latency.note}")
+            for said in (measured.latency.note, measured.bound and measured.bound.note):
+                if said:
+                    note(f"note: {one.name}: {said}")
         for failure in one.failures:
             if worst is None or failure.exit_code > worst.exit_code:
                 worst = failure

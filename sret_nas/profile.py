@@ -39,7 +39,9 @@ class Measured:
         """The measurement with its bound, for JSON."""
         bound = None
         if self.bound:
-            bound = asdict(self.bound) | {"least_ms": self.bound.least_ms}
+            bound = asdict(self.bound) | {
+                key: getattr(self.bound, key) for key in ("least_ms", "share", "note")
+            }
         return self.latency.to_dict() | {"roofline": bound}
 
 
@@ -258,7 +260,7 @@ def _measure(
             failures.setdefault(name, []).append(result)
     bounds: dict[tuple[str, int], Bound] = {}
     for again in (False, True):
-        if timed and (not again or any(bound.share > 1 for bound in bounds.values())):
+        if timed and (not again or any(bound.beaten for bound in bounds.values())):
             progress("measuring what the device can do at best (once)")
             ceilings = roofline(how.device, how.threads, again)
             bounds = {

@@ -36,21 +36,48 @@ Rate = Annotated[float, Field(gt=0)]
 class Bound:
     """The least time of a measured model, and the share of it that was reached.
 
+    A run that was faster than a ceiling shows that the ceiling is no limit for it. Its
+    time is then the least, its share 1, and ``note`` says so.
+
     Attributes:
         macs_ms: The arithmetic at the device's rate of matrix products.
         bytes_ms: Weights, input and output once at the bandwidth of its memory.
-            A cache that holds them can beat this.
-        share: The larger of the two over the measured median.
+        measured_ms: What the run took.
     """
 
     macs_ms: float
     bytes_ms: float
-    share: float
+    measured_ms: float
 
     @property
     def least_ms(self) -> float:
-        """What the device needs at least."""
-        return max(self.macs_ms, self.bytes_ms)
+        """What the device needs at least; never more than the run took."""
+        return min(self.measured_ms, max(self.macs_ms, self.bytes_ms))
+
+    @property
+    def share(self) -> float:
+        """The least time over the measured one, at most 1."""
+        return self.least_ms / self.measured_ms
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the run was faster than one of the ceilings."""
+        return max(self.macs_ms, self.bytes_ms) > self.measured_ms
+
+    @property
+    def note(self) -> str | None:
+        """A sentence where it was."""
+        if self.macs_ms > self.measured_ms:
+            return (
+                f"{self.macs_ms / self.measured_ms:.2f} times as fast as the best matrix products "
+                "measured on this device: it was busy, or the model needs fewer multiplications"
+            )
+        if self.bytes_ms > self.measured_ms:
+            return (
+                f"{self.bytes_ms / self.measured_ms:.2f} times as fast as its memory: "
+                "the weights stayed in a cache, or the device was busy when it was measured"
+            )
+        return None
 
 
 class Roofline(files.Record):
@@ -93,7 +120,7 @@ class Roofline(files.Record):
         """
         macs_ms = macs / self.macs_per_s[dtype] * 1e3
         bytes_ms = least_bytes / self.bytes_per_s * 1e3
-        return Bound(macs_ms, bytes_ms, max(macs_ms, bytes_ms) / measured_ms)
+        return Bound(macs_ms, bytes_ms, measured_ms)
 
 
 def roofline(device: str = "cpu", threads: int | None = None, again: bool = False) -> Roofline:

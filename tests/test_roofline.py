@@ -39,6 +39,18 @@ def test_the_larger_of_two_times_is_the_bound() -> None:
     assert (memory.least_ms, memory.share) == pytest.approx((1.0, 0.25))
 
 
+def test_who_beats_a_ceiling_reaches_all_of_it_and_is_told() -> None:
+    """A ceiling measured on a busy machine is too low; no share is more than the whole."""
+    fast = KNOWN.bound(macs=10**9, least_bytes=2 * 10**7, dtype="fp32", measured_ms=8.0)
+    assert fast.beaten and (fast.share, fast.least_ms) == (1.0, 8.0)
+    assert fast.note is not None and fast.note.startswith("1.25 times as fast as the best matrix")
+    cached = KNOWN.bound(macs=10**7, least_bytes=2 * 10**7, dtype="fp32", measured_ms=0.5)
+    assert cached.beaten and (cached.share, cached.least_ms) == (1.0, 0.5)
+    assert cached.note is not None and cached.note.startswith("2.00 times as fast as its memory")
+    slow = KNOWN.bound(macs=10**9, least_bytes=2 * 10**7, dtype="fp32", measured_ms=10.5)
+    assert not slow.beaten and slow.note is None
+
+
 def test_it_is_measured_once(measured: list[Fingerprint]) -> None:
     first = roofline.roofline("cpu", threads=1)
     second = roofline.roofline("cpu", threads=1)
