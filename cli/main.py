@@ -17,7 +17,7 @@ import typer
 from sret_nas import __version__
 from sret_nas.errors import SretNasError
 
-from . import calibrate, doctor, output, pareto, profile, report, search, spaces
+from . import calibrate, dashboard, doctor, output, pareto, profile, report, search, spaces
 
 app = typer.Typer(
     name="sret-nas",
@@ -35,6 +35,7 @@ app.command(epilog="Example: sret-nas calibrate sret_tiny --threads 1")(calibrat
 app.add_typer(spaces.app, name="spaces", epilog="Example: sret-nas spaces list")
 app.command(epilog="Example: sret-nas pareto runs/NAME --format csv")(pareto.pareto)
 app.command(epilog="Example: sret-nas report runs/NAME")(report.report)
+app.command(epilog="Example: sret-nas dashboard runs/NAME")(dashboard.dashboard)
 app.command(epilog="Example: sret-nas doctor --format json")(doctor.doctor)
 
 

@@ -15,6 +15,8 @@ from .output import Column, Format, FormatOption, JsonOption, emit, note, print_
 from .pareto import show_front
 
 if TYPE_CHECKING:
+    from optuna import Study
+
     from sret_nas.search import Outcome, RunConfig
     from sret_nas.search.estimate import Estimate
     from sret_nas.space import SearchSpace
@@ -134,11 +136,22 @@ def search(
         if config.trials:
             note(f"expect  about {_minutes(expected.seconds)}, by the speed measured just now")
 
+    from sret_nas.report.publish import Upkeep
+
     from .view import view
 
+    upkeep = Upkeep(run, config)
     with view(run, config) as shown:
-        ended: Ended = run_search(run, config, shown)
+
+        def watch(study: Study) -> None:
+            shown(study)
+            upkeep(study)
+
+        ended: Ended = run_search(run, config, watch)
+    upkeep.finish(ended.outcome)
     _finish(ended.outcome, form)
+    if upkeep.problem:
+        note(f"warning: the dashboard has not all notes and artifacts: {upkeep.problem}")
     if ended.ending == "interrupted":
         note("interrupted: everything finished is kept; the same command goes on")
         raise typer.Exit(130)

@@ -11,17 +11,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.report.known import Reference
 from sret_nas.search import Member, Outcome
+from sret_nas.search.objectives import TITLES
 from sret_nas.units import format_quantity
 
-NAMES = {
-    "val_loss": "validation loss",
-    "val_accuracy": "validation accuracy",
-    "macs": "MACs",
-    "params": "parameters",
-    "latency_ms": "latency (ms)",
-    "peak_bytes": "peak memory (bytes)",
-}
-FRONT, OTHER, STOPPED, KNOWN = "#2f6fde", "#8c95a4", "#b9a16b", "#c2410c"
+FRONT, OTHER, STOPPED, KNOWN = "#2f6fde", "#8c95a4", "#b9a16b", "#d9480f"
 
 Figure = dict[str, Any]
 
@@ -66,6 +59,7 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
                 "symbol": ["star" if star else symbol for star in starred],
             }
             traces.append(_members(here, quality, cost, name, known) | {"marker": marker})
+    traces += _published(outcome, quality, cost, known)
     shown = [r for r in references if cost in ("macs", "params")]
     for kind, name, symbol in (
         (True, "published SReT, cost only", "triangle-up"),
@@ -87,7 +81,7 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
                 }
             )
     x = [value for t in traces if "yaxis" not in t for value in t["x"]]
-    axis: Figure = {"title": {"text": NAMES[cost]}, "tickformat": "~s"}
+    axis: Figure = {"title": {"text": TITLES[cost]}, "tickformat": "~s"}
     if x:  # the candidates fill the chart; what is known is seen as far as it is near
         near = [getattr(r, cost) for r in shown if min(x) / 2 <= getattr(r, cost) <= 2 * max(x)]
         low, high = min(x + near), max(x + near)
@@ -97,11 +91,38 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
         "data": traces,
         "layout": {
             "xaxis": axis,
-            "yaxis": {"title": {"text": NAMES[quality]}},
+            "yaxis": {"title": {"text": TITLES[quality]}},
             "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
             "showlegend": True,
         },
     }
+
+
+def _published(outcome: Outcome, quality: str, cost: str, known: dict[str, str]) -> list[Figure]:
+    """A ring with a name around every published model that was trained here."""
+    confirmed = {member.trial: member for member in outcome.front}
+    trials = [t for t in outcome.complete() if t.user_attrs["id"] in known]
+    if not trials:
+        return []
+    values = [
+        _quality(confirmed[t.number], quality)
+        if t.number in confirmed
+        else t.user_attrs["metrics"][quality]
+        for t in trials
+    ]
+    return [
+        {
+            "type": "scatter",
+            "name": "published SReT, trained here",
+            "mode": "markers+text",
+            "marker": {"symbol": "circle-open", "size": 16, "color": KNOWN, "line": {"width": 2}},
+            "x": [t.user_attrs["metrics"][cost] for t in trials],
+            "y": [round(value, 5) for value in values],
+            "text": [known[t.user_attrs["id"]] for t in trials],
+            "textposition": "top center",
+            "hoverinfo": "skip",
+        }
+    ]
 
 
 def _members(
@@ -186,8 +207,23 @@ def hypervolume(outcome: Outcome) -> Figure | None:
     }
 
 
-def curve(epochs: Sequence[dict[str, Any]]) -> str:
-    """The learning curve of one training as a small SVG: validation and training loss."""
+PAPER = (
+    "svg{font:11px system-ui,sans-serif;background:#fff;color:#1c2330}"
+    "@media(prefers-color-scheme:dark){svg{background:#171b22;color:#e4e8ef}}"
+    "text{fill:currentColor}.axis{fill:none;stroke:currentColor;opacity:.35}"
+    "polyline{fill:none;stroke-width:2}.val{stroke:#2f6fde}"
+    ".train{stroke:#8c95a4;stroke-dasharray:4 3}.dot{fill:#2f6fde}"
+)
+
+
+def curve(epochs: Sequence[dict[str, Any]], paper: bool = False) -> str:
+    """The learning curve of one training as a small SVG: validation and training loss.
+
+    Args:
+        epochs: What was reached, epoch by epoch.
+        paper: Whether it is a file of its own, with its own ground and style; else it
+            is part of a page that has them.
+    """
     losses = [(e["epoch"], e["train_loss"], e["val_loss"]) for e in epochs]
     if not losses:
         return ""
@@ -197,10 +233,10 @@ def curve(epochs: Sequence[dict[str, Any]]) -> str:
     span, last = (high - low) or 1.0, max(losses[-1][0] - 1, 1)
 
     def at(epoch: int, value: float) -> tuple[float, float]:
-        x = left + 6 + (w - left - 16) * (epoch - 1) / last
-        return round(x, 1), round(8 + (h - bottom - 16) * (high - value) / span, 1)
+        x = left + 8 + (w - left - 20) * (epoch - 1) / last
+        return round(x, 1), round(10 + (h - bottom - 18) * (high - value) / span, 1)
 
-    parts = [f'<path d="M{left} 4V{h - bottom}H{w}" class="axis"/>']
+    parts = [f'<path d="M{left} 4V{h - bottom}H{w - 6}" class="axis"/>']
     for value in (high, low):
         y = at(1, value)[1]
         parts.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
@@ -215,8 +251,15 @@ def curve(epochs: Sequence[dict[str, Any]]) -> str:
         parts.append(f'<polyline points="{line}" class="{kind}"/>')
         if kind == "val":
             parts += [f'<circle cx="{x}" cy="{y}" r="2.6" class="dot"/>' for x, y in points[-40:]]
+    if paper:
+        for row, (kind, words) in enumerate((("val", "validation"), ("train", "training"))):
+            y = 14 + 15 * row
+            parts.append(f'<polyline points="{w - 96},{y} {w - 74},{y}" class="{kind}"/>')
+            parts.append(f'<text x="{w - 68}" y="{y + 4}">{words}</text>')
     label = escape(f"validation loss from {losses[0][2]:.4f} to {losses[-1][2]:.4f}")
+    own = f'xmlns="http://www.w3.org/2000/svg" width="{2 * w}" height="{2 * h}" ' if paper else ""
+    style = f"<style>{PAPER}</style>" if paper else ""
     return (
-        f'<svg class="curve" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">'
-        f"{''.join(parts)}</svg>"
+        f'<svg {own}class="curve" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">'
+        f"{style}{''.join(parts)}</svg>" + "\n" * paper
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from sret_nas import zoo
@@ -25,6 +26,16 @@ class Reference:
     params: float
     source: str
     id: str | None = None
+
+
+def published_name(arch_id: str) -> str | None:
+    """The published SReT with this identity, if there is one."""
+    return _published().get(arch_id)
+
+
+@functools.cache
+def _published() -> dict[str, str]:
+    return {arch.id: name for name, arch in zoo.PUBLISHED.items()}
 
 
 CARD = "timm's model card"

@@ -119,7 +119,7 @@ def _why(outcome: Outcome, best: Member) -> list[str]:
     members = outcome.front
     standing = [member for member in members if not member.dethroned]
     (goal,) = [goal for goal in outcome.config.goals if goal.trained]
-    name = charts.NAMES[goal.name]
+    name = goal.title.partition(" (")[0]
     most = "lowest" if goal.direction == "minimize" else "highest"
     if len(standing) == 1:
         first = "It is the only architecture on the front"
@@ -161,7 +161,7 @@ def _member(outcome: Outcome, member: Member) -> dict[str, Any]:
         "metrics": member.metrics,
         "confirmation": member.confirmation,
         "dethroned": member.dethroned,
-        "drawing": Markup(draw(arch, f"trial {member.trial}")),  # noqa: S704 (it escapes)
+        "drawing": Markup(draw(arch, f"trial {member.trial}", paper=False)),  # noqa: S704 (it escapes)
         "curve": Markup(charts.curve(trial.user_attrs.get("curve", []))),  # noqa: S704 (likewise)
         "stages": found.by_stage,
         "macs": found.macs,

@@ -12,21 +12,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState
 
 from sret_nas import report
-from sret_nas.cost import cost
 from sret_nas.errors import SretNasError
-from sret_nas.proxy import choose
 from sret_nas.report.page import command, page
-from sret_nas.search import Outcome, RunConfig, RunDir
-from sret_nas.space import SearchSpace
+from sret_nas.search import Outcome, RunDir
 
 MARKUP = "<script>alert(1)</script><b>&"
 LIMIT_BYTES = 6_000_000
-COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 
 
 class Page(HTMLParser):
@@ -54,88 +49,13 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def config(name: str = "smoke", **changes: Any) -> RunConfig:
-    space = SearchSpace.load("smoke").file
-    plan, _ = choose("fast", "cpu")
-    return RunConfig(
-        space=space.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"name": name},
-        data={"source": "demo", "fingerprint": "0" * 16},
-        proxy=plan,
-        versions={"torch": "2"},
-        **({"budget": ("2MMACs",), "trials": 8} | changes),
-    )
-
-
-def trials(number: int, states: Callable[[int], TrialState]) -> list[FrozenTrial]:
-    """Trials as a search leaves them: dearer ones are better, with some scatter."""
-    space, made = SearchSpace.load("smoke"), []
-    rungs = choose("fast", "cpu")[0].rungs
-    for i, arch in enumerate(space.sample(number, seed=0)):
-        found, state = cost(arch), states(i)
-        epochs = rungs[-1] if state == COMPLETE else rungs[0]
-        loss = 2.0 - found.macs / 4e6 + 0.02 * (i * 7 % 11)
-        curve = [
-            {"epoch": e, "train_loss": loss + 2 / e, "val_loss": loss + 1 / e,
-             "val_accuracy": 0.5, "seconds": 1.0, "images": 100}
-            for e in range(1, epochs + 1)
-        ]  # fmt: skip
-        metrics = {"macs": found.macs, "params": found.params, "peak_bytes": found.peak_bytes}
-        metrics |= {"val_loss": curve[-1]["val_loss"], "val_accuracy": 0.5}
-        params = space.params(space.encode(arch))
-        attributes: dict[str, Any] = {
-            "id": arch.id, "architecture": arch.to_dict(), "metrics": metrics, "curve": curve,
-            "seconds": {"sampling": 0.1, "latency": 0.0}, "turned_down": {"too slow <i>": 2},
-        }  # fmt: skip
-        if state == FAIL:
-            attributes |= {"reason": "diverged <i>"}
-        made.append(
-            create_trial(
-                state=state,
-                values=[metrics["val_loss"], found.macs] if state == COMPLETE else None,
-                params=params,
-                distributions={key: space.distributions[key] for key in params},
-                user_attrs=attributes,
-            )
-        )
-    return made
-
-
-def outcome(
-    folder: Path,
-    number: int,
-    states: Callable[[int], TrialState] = lambda _: COMPLETE,
-    confirmed: bool = False,
-    **changes: Any,
-) -> Outcome:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(directions=["minimize", "minimize"])
-    study.add_trials(trials(number, states))
-    run = RunDir(folder / "run")
-    with run.only_one():
-        made = run.begin(config(**changes))
-    found = Outcome(run, made, study)
-    if confirmed:
-        for member in found.front:
-            for seed in (1, 2):
-                loss = float(member.metrics["val_loss"] or 0) + 0.01 * seed
-                result = {"val_loss": loss, "val_accuracy": 0.5, "test_accuracy": 0.4 + seed / 50}
-                study.set_user_attr(f"confirmed:{member.trial}:{seed}", result | {"seconds": 2.0})
-        found = Outcome(run, made, study)
-    return found
-
-
-def mixed(i: int) -> TrialState:
-    return FAIL if i % 12 == 11 else PRUNED if i % 3 == 2 else COMPLETE
-
-
 @pytest.fixture(scope="module")
-def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, str]:
-    found = outcome(tmp_path_factory.mktemp("usual"), 36, mixed, confirmed=True)
-    return found, page(found)
+def usual_page(usual: Outcome) -> tuple[Outcome, str]:
+    return usual, page(usual)
 
 
-def test_the_answer_comes_first(usual: tuple[Outcome, str]) -> None:
-    found, text = usual
+def test_the_answer_comes_first(usual_page: tuple[Outcome, str]) -> None:
+    found, text = usual_page
     best = found.recommended()
     assert best is not None
     assert best.confirmation is not None
@@ -152,8 +72,8 @@ def test_the_answer_comes_first(usual: tuple[Outcome, str]) -> None:
     assert "sret_nas.create_model(arch)" in answer
 
 
-def test_every_part_is_there(usual: tuple[Outcome, str]) -> None:
-    found, text = usual
+def test_every_part_is_there(usual_page: tuple[Outcome, str]) -> None:
+    found, text = usual_page
     shown = Page(text).text
     for words in (
         "deit_small_patch16_224", "timm's model card", "sret_t", "PED-ANOVA", "more parameters",
@@ -172,8 +92,8 @@ def _yaml(text: str, trial: int) -> str:
     return match[1]
 
 
-def test_charts_hold_the_front_with_its_spread(usual: tuple[Outcome, str]) -> None:
-    found, text = usual
+def test_charts_hold_the_front_with_its_spread(usual_page: tuple[Outcome, str]) -> None:
+    found, text = usual_page
     match = re.search(r"const figures = (.*);\n", text)
     assert match
     chart, volume = json.loads(match[1])
@@ -187,8 +107,8 @@ def test_charts_hold_the_front_with_its_spread(usual: tuple[Outcome, str]) -> No
     assert shares[-1] == pytest.approx(1)
 
 
-def test_nothing_is_loaded_from_anywhere(usual: tuple[Outcome, str]) -> None:
-    tags = Page(usual[1]).tags
+def test_nothing_is_loaded_from_anywhere(usual_page: tuple[Outcome, str]) -> None:
+    tags = Page(usual_page[1]).tags
     assert not [tag for tag, _ in tags if tag in ("link", "iframe", "img", "object", "base")]
     for _, attributes in tags:
         for key in ("src", "href", "action", "data", "srcset"):
@@ -196,13 +116,13 @@ def test_nothing_is_loaded_from_anywhere(usual: tuple[Outcome, str]) -> None:
     policy = next(a["content"] for t, a in tags if t == "meta" and "http-equiv" in a)
     assert policy is not None
     assert policy.startswith("default-src 'none'")
-    styles = "".join(re.findall(r"<style>(.*?)</style>", usual[1], re.DOTALL))
+    styles = "".join(re.findall(r"<style>(.*?)</style>", usual_page[1], re.DOTALL))
     assert "url(" not in styles
     assert "@import" not in styles
 
 
-def test_markup_in_names_stays_text(tmp_path: Path) -> None:
-    made = outcome(tmp_path, 3, name=MARKUP)
+def test_markup_in_names_stays_text(runs: Any) -> None:
+    made = runs.outcome(3, name=MARKUP)
     made.config = made.config.model_copy(
         update={"data": {"source": MARKUP, "fingerprint": MARKUP}, "commit": MARKUP}
     )
@@ -214,20 +134,20 @@ def test_markup_in_names_stays_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_run_that_has_hardly_begun(tmp_path: Path, number: int) -> None:
-    shown = Page(page(outcome(tmp_path, number))).text
+def test_a_run_that_has_hardly_begun(runs: Any, number: int) -> None:
+    shown = Page(page(runs.outcome(number))).text
     assert ("nothing to recommend" in shown) == (number == 0)
     assert ("Fewer than eight candidates" in shown) is True
     assert "importances are shown" in shown
 
 
-def test_only_stopped_and_failed(tmp_path: Path) -> None:
-    made = outcome(tmp_path, 4, lambda i: FAIL if i % 2 else PRUNED)
+def test_only_stopped_and_failed(runs: Any) -> None:
+    made = runs.outcome(4, lambda i: TrialState.FAIL if i % 2 else TrialState.PRUNED)
     assert "nothing to recommend" in Page(page(made)).text
 
 
-def test_a_thousand_trials_stay_small(tmp_path: Path) -> None:
-    made = outcome(tmp_path, 1000, mixed, confirmed=True)
+def test_a_thousand_trials_stay_small(runs: Any) -> None:
+    made = runs.outcome(1000, runs.mixed, confirmed=True)
     start = time.perf_counter()
     path = report.write(made)
     assert time.perf_counter() - start < 30
@@ -235,8 +155,8 @@ def test_a_thousand_trials_stay_small(tmp_path: Path) -> None:
     assert path.stat().st_size < LIMIT_BYTES
 
 
-def test_the_command_asks_for_the_same_run(tmp_path: Path) -> None:
-    made = outcome(tmp_path, 0, published=False, trials=None, timeout_s=90.0, seed=3)
+def test_the_command_asks_for_the_same_run(runs: Any) -> None:
+    made = runs.outcome(0, published=False, trials=None, timeout_s=90.0, seed=3)
     words = command(made).split()
     assert words[:3] == ["sret-nas", "search", "smoke"]
     for option, value in (("--budget", "2MMACs"), ("--timeout", "90s"), ("--seed", "3")):
@@ -245,18 +165,18 @@ def test_the_command_asks_for_the_same_run(tmp_path: Path) -> None:
     assert "--trials" not in words
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    made = outcome(tmp_path, 0)
+def test_a_folder_that_cannot_be_written(runs: Any) -> None:
+    made = runs.outcome(0)
     made.run.report.mkdir()
     with pytest.raises(SretNasError, match=r"report\.html"):
         report.write(made)
 
 
-def test_from_the_command_line(tmp_path: Path, cli: Callable[..., Any]) -> None:
+def test_from_the_command_line(tmp_path: Path, runs: Any, cli: Callable[..., Any]) -> None:
     run = RunDir(tmp_path / "run")
     with run.only_one():
-        study = run.study(create=run.begin(config()))
-    study.add_trials(trials(2, lambda _: COMPLETE))
+        study = run.study(create=run.begin(runs.config()))
+    study.add_trials(runs.trials(2))
     result = cli("report", run.path)
     assert result.code == 0
     assert result.out.strip() == str(run.report)
@@ -276,7 +196,7 @@ def test_profile_draws_one(tmp_path: Path, cli: Callable[..., Any]) -> None:
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
 @pytest.mark.parametrize("width", [360, 1600])
-def test_in_a_browser(usual: tuple[Outcome, str], tmp_path: Path, width: int) -> None:
+def test_in_a_browser(usual_page: tuple[Outcome, str], tmp_path: Path, width: int) -> None:
     """Charts are drawn, nothing sticks out sideways, nothing is blocked or broken."""
     probe = """<script>
       addEventListener("load", () => setTimeout(() => {
@@ -286,7 +206,7 @@ def test_in_a_browser(usual: tuple[Outcome, str], tmp_path: Path, width: int) ->
       }, 100));
     </script></body>"""
     inner = tmp_path / "page.html"
-    inner.write_text(usual[1].replace("</body>", probe), encoding="utf-8")
+    inner.write_text(usual_page[1].replace("</body>", probe), encoding="utf-8")
     outer = tmp_path / "outer.html"
     frame = f'<iframe src="page.html" style="width:{width}px;height:900px"></iframe>'
     outer.write_text(f"<title></title>{frame}", encoding="utf-8")

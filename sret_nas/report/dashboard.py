@@ -1,0 +1,156 @@
+"""The real optuna-dashboard on the study of a run, kept up to date while one looks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna_dashboard
+import waitress.server
+from optuna.artifacts import FileSystemArtifactStore
+
+from sret_nas.errors import ConfigError, SretNasError, UsageError
+from sret_nas.report.publish import Publisher
+from sret_nas.search import Outcome
+
+EVERY_S = 4.0
+"""Between two looks at the study for what is new."""
+FIRST_S = 3.0
+"""The longest that the first page waits for notes and artifacts; the rest follows."""
+THREADS = 6
+EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 (to warn of it)
+
+
+def refuse_other(outcome: Outcome) -> None:
+    """Check that the study is one of ours.
+
+    Raises:
+        ConfigError: it has other objectives, or trials without an architecture.
+    """
+    study, label = outcome.study, outcome.run.path
+    hint = "optuna-dashboard itself shows any study"
+    if len(study.directions) != len(outcome.config.goals):
+        raise ConfigError(
+            f"{label}: study '{study.study_name}' has {len(study.directions)} objectives, "
+            f"the run {len(outcome.config.goals)}; it was not made by sret-nas search",
+            hint,
+        )
+    for trial in outcome.complete():
+        if "architecture" not in trial.user_attrs:
+            raise ConfigError(
+                f"{label}: trial {trial.number} of study '{study.study_name}' has no "
+                "architecture; it was not made by sret-nas search",
+                hint,
+            )
+
+
+class Dashboard:
+    """The dashboard of one run; use it as a context.
+
+    Args:
+        outcome: The run.
+        artifacts: Folder of its artifacts.
+        host: Interface to listen on.
+        port: Port to listen on; 0 takes a free one.
+        warn: Told in one line what cannot be written; the dashboard goes on without it.
+
+    Attributes:
+        url: Of the study's page.
+
+    Raises:
+        ConfigError: the study is not one of ours.
+        UsageError: the port is in use, or there is no such interface.
+    """
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        artifacts: Path,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        refuse_other(outcome)
+        self.outcome, self.warn = outcome, warn
+        self.publisher = Publisher(artifacts)
+        self.stop = threading.Event()
+        self.warned = False
+        self.socket = _listen(host, port)
+        store = FileSystemArtifactStore(str(artifacts))
+        app = optuna_dashboard.wsgi(outcome.study._storage, artifact_store=store)
+        logging.getLogger("waitress").setLevel(logging.ERROR)
+        self.server = waitress.server.create_server(
+            app, sockets=[self.socket], threads=THREADS, clear_untrusted_proxy_headers=True
+        )
+        shown = "localhost" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+        bound = self.socket.getsockname()[1]
+        self.url = f"http://{shown}:{bound}/dashboard/studies/{outcome.study._study_id}"
+        self.thread = threading.Thread(target=self._keep_up, name="publish", daemon=True)
+
+    def __enter__(self) -> Dashboard:
+        self._publish(self.outcome, FIRST_S)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop.set()
+        self.server.close()
+        self.thread.join(timeout=5)
+
+    def serve(self) -> None:
+        """Answer until Ctrl-C or SIGTERM."""
+        with _terminable():
+            self.server.run()  # returns on KeyboardInterrupt
+
+    def _keep_up(self) -> None:
+        while not self.stop.wait(EVERY_S):
+            with contextlib.suppress(SretNasError):  # the next look may be luckier
+                found = Outcome(self.outcome.run, self.outcome.config, self.outcome.study)
+                self._publish(found, EVERY_S)
+
+    def _publish(self, outcome: Outcome, within_s: float) -> None:
+        try:
+            self.publisher(outcome, within_s=within_s)
+        except SretNasError as error:
+            if not self.warned:
+                self.warn(f"notes and artifacts are not complete: {error}")
+            self.warned = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except socket.gaierror as error:
+        raise UsageError(f"--host: given '{host}': {error.strerror}", "e.g. 127.0.0.1") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            with socket.create_server((host, 0), family=family) as other:
+                free = other.getsockname()[1]
+            raise UsageError(f"port {port} is in use", f"free now: --port {free}") from error
+        raise UsageError(
+            f"cannot listen on {host} port {port}: {error.strerror}", "choose --host and --port"
+        ) from error
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the server like Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
