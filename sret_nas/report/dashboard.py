@@ -105,7 +105,7 @@ class Dashboard:
 
     def serve(self) -> None:
         """Answer until Ctrl-C or SIGTERM."""
-        with _terminable():
+        with _interruptible():
             self.server.run()  # returns on KeyboardInterrupt
 
     def _keep_up(self) -> None:
@@ -140,8 +140,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the server like Ctrl-C."""
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the server, and SIGTERM like it; also where a script began it with ``&``."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -149,8 +149,9 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {sign: signal.signal(sign, interrupt) for sign in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
