@@ -21,7 +21,9 @@ from sret_nas.errors import SretNasError
 
 
 @pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SRET_NAS_CACHE", str(tmp_path))
+
     def measure(
         models: Mapping[str, Architecture], *, threads: int | None = None, **options: Any
     ) -> dict[latency.Key, latency.Latency | SretNasError]:

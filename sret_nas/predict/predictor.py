@@ -1,0 +1,146 @@
+"""A fitted latency model of one device: what it predicts, and where it is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from sret_nas import files
+from sret_nas.arch import Architecture
+from sret_nas.device import Fingerprint, cache_folder, fingerprint, resolve
+from sret_nas.errors import ConfigError, UsageError
+from sret_nas.predict.operators import NAMES, features
+
+BEYOND = 1.25
+"""How far past the calibrated range is still inside: neighbours of 20 to 50 samples."""
+
+
+class Prediction(NamedTuple):
+    """A predicted latency.
+
+    Attributes:
+        ms: Milliseconds of one batch.
+        margin_ms: Covers 95% of the errors on architectures left out of the fit.
+        warning: Why to trust it less, or ``None``.
+    """
+
+    ms: float
+    margin_ms: float
+    warning: str | None
+
+
+class Predictor(files.Record):
+    """A latency model for one device, batch, dtype and mode.
+
+    Attributes:
+        fingerprint: The device that was measured.
+        batch: Images per batch.
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        mode: ``eager``, ``compile`` or ``graph``.
+        space: What the measured architectures were drawn from, in words.
+        architectures: How many were measured.
+        ms_per_unit: Milliseconds per unit of every feature.
+        largest: The largest value of every feature among them.
+        fastest_ms: The fastest of them.
+        slowest_ms: The slowest.
+        margin: Covers 95% of the relative errors on left-out architectures.
+        repeatability: Median relative spread of the measurements themselves.
+    """
+
+    top: ClassVar[bool] = True
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    fingerprint: Fingerprint
+    batch: Annotated[int, Field(ge=1)]
+    dtype: str
+    mode: str
+    space: str
+    architectures: int
+    ms_per_unit: dict[str, Annotated[float, Field(ge=0)]]
+    largest: dict[str, float]
+    fastest_ms: float
+    slowest_ms: float
+    margin: Annotated[float, Field(ge=0)]
+    repeatability: Annotated[float, Field(ge=0)]
+
+    def predict(self, arch: Architecture) -> Prediction:
+        """The latency of an architecture, the margin of error, and a warning outside the range."""
+        found = features(arch, self.batch)
+        ms = sum(per_unit * found[name] for name, per_unit in self.ms_per_unit.items())
+        return Prediction(ms, ms * self.margin, self._warning(found, ms))
+
+    def _warning(self, found: dict[str, float], ms: float) -> str | None:
+        beyond = [name for name, most in self.largest.items() if found[name] > BEYOND * most]
+        if beyond:
+            name = max(beyond, key=lambda name: found[name] / max(self.largest[name], 1))
+            what = f"{name} {found[name]:.3g}, calibrated up to {self.largest[name]:.3g}"
+        elif not self.fastest_ms / BEYOND <= ms <= self.slowest_ms * BEYOND:
+            what = f"{ms:.3g} ms, calibrated from {self.fastest_ms:.3g} to {self.slowest_ms:.3g} ms"
+        else:
+            return None
+        return f"outside the calibrated range ({what}): the margin may not hold"
+
+    def save(self, path: Path | None = None) -> Path:
+        """Write the predictor; default: its place in the user's cache folder."""
+        path = path or predictor_path(self.fingerprint, self.batch, self.dtype, self.mode)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, self.model_dump_json(by_alias=True, indent=1) + "\n")
+        return path
+
+
+def predictor_path(here: Fingerprint, batch: int, dtype: str, mode: str) -> Path:
+    """Where the predictor of a device, batch, dtype and mode is kept."""
+    return cache_folder() / "predictors" / f"{here.key}-{dtype}-{mode}-{batch}.json"
+
+
+def load(
+    device: str = "cpu",
+    batch: int = 1,
+    dtype: str = "fp32",
+    mode: str = "eager",
+    threads: int | None = None,
+    path: Path | None = None,
+) -> Predictor:
+    """The predictor calibrated for this device, batch, dtype and mode.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        batch: Images per batch.
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        mode: ``eager``, ``compile`` or ``graph``.
+        threads: Threads of torch on the CPU; default: as set.
+        path: The file; default: its place in the user's cache folder.
+
+    Raises:
+        UsageError: no such device, or not calibrated.
+        ConfigError: the file is not a predictor, or it is of something else.
+    """
+    here = fingerprint(resolve(device), threads)
+    path = path or predictor_path(here, batch, dtype, mode)
+    setting = f"{device}, batch {batch}, {dtype}, {mode}, {here.threads} threads"
+    again = (
+        f"sret-nas calibrate --device {device} --batch {batch} --dtype {dtype} --mode {mode} "
+        f"--threads {here.threads}"
+    )
+    if not path.is_file():
+        raise UsageError(f"no latency predictor for {setting}", again)
+    try:
+        found = files.load(Predictor, path)
+    except ConfigError as error:
+        raise ConfigError(error.problems, again) from error
+    unlike = [
+        f"{what} {of_file} instead of {asked}"
+        for what, of_file, asked in (
+            ("device", found.fingerprint, here),
+            ("batch", found.batch, batch),
+            ("dtype", found.dtype, dtype),
+            ("mode", found.mode, mode),
+        )
+        if (of_file.key != here.key if isinstance(of_file, Fingerprint) else of_file != asked)
+    ]
+    if unlike or set(found.ms_per_unit) != set(NAMES) or set(found.largest) != set(NAMES):
+        what = "; ".join(unlike) or "features of another version"
+        raise ConfigError(f"{path}: calibrated for something else: {what}", again)
+    return found
