@@ -15,30 +15,65 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseGASampler, BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.files import nearest
+from sret_nas.search.candidates import Params, Rows
+from sret_nas.search.known_cost import KnownCostSampler
+from sret_nas.search.objectives import Objective, parse
+from sret_nas.search.space_candidates import SpaceCandidates
 from sret_nas.space import SearchSpace
 from sret_nas.units import Budget
 
 TRIES = 8
 """Proposals of the base sampler before the nearest acceptable neighbour is taken."""
-SLOW = ("gp",)
-"""Those that propose nearly the same again, and take seconds for it: one try."""
-
-Params = dict[str, Any]
+ONCE = ("gp", "known-cost")
+"""Those that would propose the same again: one try."""
+POPULATION = 20
 
 
 class SpaceExhausted(SretNasError):  # noqa: N818
     """Every acceptable architecture of the space has been tried."""
 
 
-def _nsga(kind: type[BaseSampler], population: int = 20) -> Callable[[int], BaseSampler]:
-    return lambda seed: kind(population_size=population, seed=seed)  # type: ignore[call-arg]
+class _KnownCost(KnownCostSampler):
+    """Ours, over the encodings of a space and the trials of a search."""
+
+    def __init__(self, owner: FilteredSampler) -> None:
+        known = [i for i, goal in enumerate(owner.objectives) if not goal.trained]
+        super().__init__(
+            known=dict.fromkeys(known, lambda _: 0.0),  # told by the candidates instead
+            seed=owner.seed,
+            search_space=owner.space.distributions,
+        )
+        self.owner = owner
+        names = [goal.name for goal in owner.objectives if not goal.trained]
+        self.space_candidates = SpaceCandidates(owner.space, owner.limits, names)
+        (self.trained,) = (goal.name for goal in owner.objectives if goal.trained)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Params:
+        self.seen = self.owner.seen(study, trial)
+        self.space_candidates.learn(counted(study.get_trials(deepcopy=False)))
+        return self.propose(study, trial, search_space) or {}
+
+    def _candidates(self, *_: object) -> SpaceCandidates:
+        return self.space_candidates
+
+    def _trials(self, study: optuna.Study) -> list[FrozenTrial]:
+        return counted(study.get_trials(deepcopy=False))
+
+    def _curve(self, trial: FrozenTrial) -> Mapping[int, float]:
+        curve = trial.user_attrs.get("curve", [])
+        return {epoch["epoch"]: epoch[self.trained] for epoch in curve}
+
+    def _acceptable(self, row: Rows) -> bool:
+        return self.owner.accept(self.space_candidates.decode(row), self.seen)
 
 
 class _Sequence(optuna.samplers.QMCSampler):
@@ -64,20 +99,22 @@ class _Sequence(optuna.samplers.QMCSampler):
         return self.last
 
 
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(multivariate=True, seed=seed),
-    "nsga2": _nsga(optuna.samplers.NSGAIISampler),
-    "nsga3": _nsga(optuna.samplers.NSGAIIISampler),
-    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
-    "qmc": lambda seed: _Sequence(
+Make = Callable[["FilteredSampler", int], BaseSampler]
+SAMPLERS: dict[str, Make] = {
+    "known-cost": lambda owner, _: owner.known_cost or _KnownCost(owner),
+    "tpe": lambda _, seed: optuna.samplers.TPESampler(multivariate=True, seed=seed),
+    "nsga2": lambda _, seed: optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed),
+    "nsga3": lambda _, seed: optuna.samplers.NSGAIIISampler(population_size=POPULATION, seed=seed),
+    "gp": lambda _, seed: optuna.samplers.GPSampler(seed=seed),
+    "qmc": lambda _, seed: _Sequence(
         seed=seed, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
     ),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "random": lambda _, seed: optuna.samplers.RandomSampler(seed=seed),
 }
-"""By name, from a seed. A new one is added here and in the conformance suite."""
+"""By name, for a filter and a seed. A new one is covered by the conformance suite at once."""
 SEQUENCES = ("qmc",)
 """Those whose proposals are one sequence, which the seed of the run decides."""
-DEFAULT = "tpe"
+DEFAULT = "known-cost"
 
 
 def check(name: str) -> str:
@@ -121,6 +158,7 @@ class FilteredSampler(BaseSampler):
         seed: Of all proposals.
         accepts: Further conditions; a reason to turn an architecture down, or ``None``.
         first: Architectures to try before all others; those not acceptable are skipped.
+        objectives: Of the study; without them, validation loss and MACs.
 
     Attributes:
         turned_down: Of the last proposal, how often and for which reason.
@@ -134,6 +172,7 @@ class FilteredSampler(BaseSampler):
         seed: int = 0,
         accepts: Callable[[Architecture], str | None] = lambda _: None,
         first: Sequence[Architecture] = (),
+        objectives: Sequence[Objective] | None = None,
     ) -> None:
         self.space = space
         self.budgets = [b for b in budgets if b.metric != "latency_ms"]
@@ -142,7 +181,12 @@ class FilteredSampler(BaseSampler):
         self.seed = seed
         self.accepts = accepts
         self.first = [arch for arch in first if arch in space]
+        self.objectives = tuple(objectives or parse(("val_loss", "macs")))
         self.turned_down: dict[str, int] = {}
+        # Kept from proposal to proposal for what it has computed; nothing else hangs on that.
+        self.known_cost: BaseSampler | None = (
+            _KnownCost(self) if self.name == "known-cost" else None
+        )
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -162,7 +206,7 @@ class FilteredSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """The base sampler's preparation, from this proposal's own seed."""
-        self._base = self._fresh(study)
+        self._base = self._fresh(study, trial)
         self._base.before_trial(study, trial)
 
     def after_trial(
@@ -173,7 +217,7 @@ class FilteredSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """The base sampler's bookkeeping."""
-        self._fresh(study).after_trial(study, trial, state, values)
+        self._fresh(study, trial).after_trial(study, trial, state, values)
 
     def sample_relative(
         self,
@@ -187,10 +231,8 @@ class FilteredSampler(BaseSampler):
             SpaceExhausted: nothing acceptable is left.
         """
         self.turned_down = {}
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        standing = counted(others)
-        seen = {str(t.user_attrs.get("id")) for t in standing}
-        for t in others:
+        seen = self.seen(study, trial)
+        for t in study.get_trials(deepcopy=False):
             if interrupted(t) and t.params and t.user_attrs.get("id") not in seen:
                 self._generation(study, trial)
                 return dict(t.params)
@@ -198,17 +240,17 @@ class FilteredSampler(BaseSampler):
             if arch.id not in seen and self._reason(arch, seen) is None:
                 self._generation(study, trial)
                 return self._params(arch)
-        rng = self._rng(len(standing))
         last: Params = {}
-        for _ in range(1 if self.name in SLOW else TRIES):
+        for _ in range(1 if self.name in ONCE else TRIES):
             last = self._ask_base(study, trial) or last
             if len(last) < len(self.space.coordinates):
                 break  # the base sampler wants a random start
             arch = self._arch(last)
-            if self._accept(arch, seen):
+            if self.name == "known-cost" or self.accept(arch, seen):
                 return last
+        rng = np.random.default_rng(self._stream(study, trial))
         for arch in itertools.chain(self._around(last), self._draws(rng)):
-            if self._accept(arch, seen):
+            if self.accept(arch, seen):
                 return self._params(arch)
         raise SpaceExhausted(
             f"all acceptable architectures of space '{self.space.name}' have been tried",
@@ -221,6 +263,10 @@ class FilteredSampler(BaseSampler):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             distributions = dict(self.space.distributions)
+            if isinstance(self._base, BaseGASampler):
+                # Optuna gives the parents in another order when they are chosen than later.
+                generation = self._base.get_trial_generation(study, trial)
+                self._base.get_parent_population(study, generation)
             params = self._base.sample_relative(study, trial, distributions)
         if self.name == "random":
             params = {
@@ -246,20 +292,27 @@ class FilteredSampler(BaseSampler):
         """Feasible architectures at random, until there are no more."""
         yield from self.space.draws(int(rng.integers(2**31)), self.budgets)
 
-    def _fresh(self, study: optuna.Study) -> BaseSampler:
-        standing = counted(study.get_trials(deepcopy=False))
-        rng = self._rng(len(standing))
+    def _fresh(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
+        rng = np.random.default_rng(self._stream(study, trial))
         seed = self.seed if self.name in SEQUENCES else int(rng.integers(2**31))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return SAMPLERS[self.name](seed)
+            return SAMPLERS[self.name](self, seed)
 
-    def _rng(self, standing: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, standing))
+    def _stream(self, study: optuna.Study, trial: FrozenTrial) -> tuple[int, int]:
+        """Seed of one proposal: workers that ask at once draw differently."""
+        standing = counted(study.get_trials(deepcopy=False))
+        return self.seed, sum(t.number < trial.number for t in standing)
 
     # -- the filter --------------------------------------------------------------------------
 
-    def _accept(self, arch: Architecture, seen: set[str]) -> bool:
+    def seen(self, study: optuna.Study, trial: FrozenTrial) -> set[str]:
+        """Ids that were tried or are at work, but for what this very trial has."""
+        others = counted(study.get_trials(deepcopy=False))
+        return {str(t.user_attrs.get("id")) for t in others if t.number != trial.number}
+
+    def accept(self, arch: Architecture, seen: set[str]) -> bool:
+        """Whether an architecture may be tried; if not, that is counted."""
         reason = self._reason(arch, seen)
         if reason is not None:
             self.turned_down[reason] = self.turned_down.get(reason, 0) + 1

@@ -79,7 +79,7 @@ class Draws:
             return
         yield from self._by_rejection()
         if self.space.transform is None:
-            yield from self._by_walks(self._frames())
+            yield from self._by_walks(self.frames())
             yield from self._new(self.rng.permutation(self._rest()))
         elif self._hits:
             yield from self._by_walks(self.space.coding.array([]))
@@ -126,7 +126,8 @@ class Draws:
                 found_lately, known = 0, len(self._ids)
             rows = min(2 * rows, BLOCK)
 
-    def _frames(self) -> Codes:
+    def frames(self) -> Codes:
+        """Feasible encodings, of which there are some wherever anything is feasible."""
         return feasible_frames(self.space.coding, self.limits, self.rng).codes
 
     def _by_walks(self, frames: Codes) -> Iterator[Architecture]:
@@ -137,16 +138,16 @@ class Draws:
         which = self.rng.integers(len(sources), size=WALKS)
         walks = np.stack([sources[w][self.rng.integers(len(sources[w]))] for w in which])
         for _ in range(SWEEPS - 1):
-            walks = self._sweep(walks)
+            walks = self.sweep(walks)
         while True:
-            walks = self._sweep(walks)
+            walks = self.sweep(walks)
             before = len(self._ids)
             yield from self._new(walks)
             if len(self._ids) - before < STALE * len(walks):
                 return
 
-    def _sweep(self, walks: Codes) -> Codes:
-        """As many steps of every walk as there are coordinates."""
+    def sweep(self, walks: Codes) -> Codes:
+        """Walk on from feasible encodings, as many steps as there are coordinates."""
         for _ in range(walks.shape[1]):
             walks = self._step(walks)
         return walks
@@ -173,7 +174,7 @@ class Draws:
     def _rest(self) -> Codes:
         """Every feasible choice of fields, one encoding each; a random part of too many."""
         coding = self.space.coding
-        rows = self._frames()
+        rows = self.frames()
         # Group counts last: of loops that a block does not have (yet), they make no difference.
         framed = {d.name for d in (coding.top["image_size"], coding.top["stem_stride"])}
         framed |= {d.name for s in coding.stages for d in (s.heads, s.head_dim)}
