@@ -179,24 +179,35 @@ def _told(number: int, metrics: dict[str, Any], name: str | None) -> str:
 
 
 def hypervolume(outcome: Outcome) -> Figure | None:
-    """Share of the final hypervolume after every trial; ``None`` where there is none."""
+    """Share of the final hypervolume over the time of training; ``None`` where there is none."""
     found = outcome.hypervolumes()
     if not found:
         return None
+    spent = _spent(outcome)
+    last = spent[found[-1][0]]
+    unit, scale = ("s", 1) if last < 200 else ("min", 60) if last < 12_000 else ("h", 3600)
+    times = [round(spent[number] / scale, 3) for number, _ in found]
+    told = [
+        f"{i} candidates, {time:.3g} {unit}: {share:.1%}"
+        for i, (time, (_, share)) in enumerate(zip(times, found, strict=True), 1)
+    ]
     return {
         "data": [
             {
                 "type": "scatter",
                 "mode": "lines" if len(found) > 60 else "lines+markers",
                 "line": {"color": FRONT, "shape": "hv"},
-                "x": list(range(1, len(found) + 1)),
+                "x": times,
                 "y": [round(share, 5) for _, share in found],
-                "text": [f"after trial {number}: {share:.1%}" for number, share in found],
+                "text": told,
                 "hovertemplate": "%{text}<extra></extra>",
             }
         ],
         "layout": {
-            "xaxis": {"title": {"text": "candidates trained to the end"}},
+            "xaxis": {
+                "title": {"text": f"training of all workers ({unit})"},
+                "rangemode": "tozero",
+            },
             "yaxis": {
                 "title": {"text": "share of the final"},
                 "tickformat": ".0%",
@@ -205,6 +216,16 @@ def hypervolume(outcome: Outcome) -> Figure | None:
             "showlegend": False,
         },
     }
+
+
+def _spent(outcome: Outcome) -> dict[int, float]:
+    """Seconds that had gone into training, over all workers, when each trial ended."""
+    ended = [(t.datetime_complete, t.number, t) for t in outcome.trials if t.datetime_complete]
+    total, spent = 0.0, {}
+    for _, number, trial in sorted(ended):
+        total += sum(epoch["seconds"] for epoch in trial.user_attrs.get("curve", []))
+        spent[number] = total
+    return spent
 
 
 PAPER = (
@@ -227,7 +248,7 @@ def curve(epochs: Sequence[dict[str, Any]], paper: bool = False) -> str:
     losses = [(e["epoch"], e["train_loss"], e["val_loss"]) for e in epochs]
     if not losses:
         return ""
-    w, h, left, bottom = 320, 150, 34, 20
+    w, h, left, bottom = 320, 150, 40, 20
     values = [v for _, *pair in losses for v in pair]
     low, high = min(values), max(values)
     span, last = (high - low) or 1.0, max(losses[-1][0] - 1, 1)
