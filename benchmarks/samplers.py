@@ -35,20 +35,24 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import optuna
+import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from table import PROXY, Table
 
 from sret_nas import pareto
+from sret_nas.device import fingerprint
 from sret_nas.search import KnownCostSampler
 from sret_nas.search.candidates import FromDistributions, Rows
+from sret_nas.search.config import versions
 
 HERE = Path(__file__).parent
 POINTS = (10, 15, 25, 50, 100)
@@ -57,6 +61,8 @@ NOISE = 0.4
 TRIES = 8
 BOOTSTRAPS = 5_000
 MINE = "known-cost"
+MOST = {"gp": 50}
+"""Evaluations of a search whose proposals take seconds; all others go to the last point."""
 
 Floats = npt.NDArray[np.float64]
 Params = dict[str, Any]
@@ -349,7 +355,7 @@ def _task(task: tuple[str, str, int, int]) -> tuple[str, int, dict[str, Any]]:
     if name not in _problems:
         _problems[name] = PROBLEMS[name]()
     problem = _problems[name]
-    most = min(most, len(problem.candidates.everything()) - 1)  # type: ignore[arg-type]
+    most = min(most, MOST.get(contender, most), len(problem.candidates.everything()) - 1)  # type: ignore[arg-type]
     return contender, seed, search(problem, contender, seed, most)
 
 
@@ -369,7 +375,8 @@ def summary(runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, Any]:
         for name, some in runs.items()
     }
     for name, some in runs.items():
-        over = scores[MINE] - scores[name] if MINE in scores else None
+        points = scores[name].shape[1]
+        over = scores[MINE][:, :points] - scores[name] if MINE in scores else None
         found[name] = {
             "mean": scores[name].mean(axis=0).tolist(),
             "interval": [interval(column) for column in scores[name].T],
@@ -382,10 +389,10 @@ def summary(runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def show(problem: str, found: Mapping[str, Any]) -> None:
-    points = POINTS[: len(next(iter(found.values()))["mean"])]
+    points = POINTS[: max(len(row["mean"]) for row in found.values())]
     print(f"\n{problem}: share of the best hypervolume" + "".join(f"{p:>8}" for p in points))
     for name, row in found.items():
-        cells = "".join(f"{mean:8.3f}" for mean in row["mean"])
+        cells = "".join(f"{mean:8.3f}" for mean in row["mean"]).ljust(8 * len(points))
         print(f"{name:>34}{cells}   {row['ask_s'] * 1e3:.0f} ms an ask")
     for name, row in found.items():
         if row["mine_minus_this"]:
@@ -406,7 +413,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "samplers.json")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    document: dict[str, Any] = {"seeds": options.seeds, "points": POINTS, "problems": {}}
+    machine = fingerprint(torch.device("cpu"), 1).to_dict()
+    document: dict[str, Any] = {
+        "seeds": options.seeds,
+        "points": POINTS,
+        "noise": NOISE,
+        "budget_quantile_of_macs": QUANTILE,
+        "device": {key: machine[key] for key in ("device", "name", "cores", "threads", "torch")},
+        "versions": versions() | {"scikit-learn": version("scikit-learn")},
+        "problems": {},
+    }
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for name in options.problems:
             runs: dict[str, dict[int, dict[str, Any]]] = {}

@@ -98,7 +98,7 @@ class SpaceCandidates:
             if sum(map(len, found)) >= n:
                 break
         drawn = np.concatenate(found)[:n]
-        if len(drawn) < WALKS and self.space.transform is None:
+        if len(drawn) < min(n, WALKS) and self.space.transform is None:
             starts = np.concatenate([drawn, self._frames])
             if len(starts):
                 walks = starts[rng.integers(len(starts), size=WALKS)]
