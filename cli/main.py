@@ -17,7 +17,19 @@ import typer
 from sret_nas import __version__
 from sret_nas.errors import SretNasError
 
-from . import calibrate, dashboard, doctor, output, pareto, profile, report, search, spaces
+from . import (
+    calibrate,
+    dashboard,
+    doctor,
+    output,
+    pareto,
+    profile,
+    report,
+    runs,
+    search,
+    spaces,
+    worker,
+)
 
 app = typer.Typer(
     name="sret-nas",
@@ -28,6 +40,10 @@ app = typer.Typer(
     epilog="Example: sret-nas search --budget 4GFLOPs",
 )
 app.command(epilog="Example: sret-nas search --budget 4GFLOPs")(search.search)
+app.command(epilog="Example: sret-nas worker --storage postgresql://me@db/nas --study demo")(
+    worker.worker
+)
+app.command(epilog="Example: sret-nas runs --storage @storage.txt")(runs.runs)
 app.command(epilog="Example: sret-nas profile sret_t sret_s deit_small_patch16_224")(
     profile.profile
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,26 +10,27 @@ from sret_nas.units import format_count, format_quantity
 
 from .output import Column, Format, FormatOption, JsonOption, emit, note, say, stdout
 from .scatter import scatter
+from .where import RunArgument, StorageOption, StudyOption, find
 
 if TYPE_CHECKING:
     from sret_nas.search import Outcome
 
 
 def pareto(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    run: RunArgument = None,
     plot: Annotated[
         bool | None,
         typer.Option(
             "--plot/--no-plot", help="With a picture of the front; on a terminal by itself."
         ),
     ] = None,
+    storage: StorageOption = None,
+    study: StudyOption = None,
     form: FormatOption = Format.table,
     as_json: JsonOption = False,
 ) -> None:
     """The Pareto front of a run, finished or not."""
-    from sret_nas.search import load
-
-    outcome = load(run)
+    outcome = find(run, storage, study)
     show_front(outcome, Format.json if as_json else form, plot)
     if not outcome.front:
         note("no candidate has been trained to the end yet")

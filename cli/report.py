@@ -7,10 +7,22 @@ from typing import Annotated
 
 import typer
 
+from .where import RunArgument, StorageOption, StudyOption, find
 
-def report(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
+
+def report(
+    run: RunArgument = None,
+    storage: StorageOption = None,
+    study: StudyOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file; default report.html in the run, or NAME.html of a study."),
+    ] = None,
+) -> None:
     """Write one self-contained HTML page of a run, finished or not; prints where it is."""
+    outcome = find(run, storage, study)
     from sret_nas.report import write
-    from sret_nas.search import load
 
-    print(write(load(run)))
+    if out is not None or not outcome.run.has_folder:
+        outcome.run.report = out or Path(f"{outcome.run.study_name}.html")
+    print(write(outcome))

@@ -13,11 +13,12 @@ from sret_nas.units import parse_budgets
 
 from .output import Column, Format, FormatOption, JsonOption, emit, note, print_json, status
 from .pareto import show_front
+from .where import StorageOption, StudyOption
 
 if TYPE_CHECKING:
     from optuna import Study
 
-    from sret_nas.search import Outcome, RunConfig
+    from sret_nas.search import Outcome, RunConfig, RunDir
     from sret_nas.search.estimate import Estimate
     from sret_nas.space import SearchSpace
 
@@ -42,9 +43,7 @@ def search(
     ] = None,
     timeout: Annotated[
         str | None,
-        typer.Option(
-            help="Time for candidates over the whole run, e.g. 30m; confirming comes on top."
-        ),
+        typer.Option(help="Time for the whole run, confirming included, e.g. 30m."),
     ] = None,
     data: Annotated[
         str, typer.Option(help="Demonstration set, cifar10, a folder of images by class, ….")
@@ -53,13 +52,14 @@ def search(
         str, typer.Option(help="auto, fast, standard, thorough or a YAML file.")
     ] = "auto",
     sampler: Annotated[
-        str, typer.Option(help="auto, tpe, nsga2, nsga3, gp, qmc or random.")
+        str, typer.Option(help="auto, known-cost, tpe, nsga2, nsga3, gp, qmc or random.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: one a core on a CPU.")
     ] = None,
-    storage: Annotated[str | None, typer.Option(help="Address of another Optuna storage.")] = None,
+    storage: StorageOption = None,
+    study: StudyOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="One worker, one seed: one result.")] = 0,
     seeds: Annotated[
@@ -122,8 +122,8 @@ def search(
         versions=versions(),
         commit=commit(),
     )
-    run = RunDir(out or Path("runs") / config.name, storage)
-    _announce(run.path, config, plan_name, images)
+    run = RunDir(out or Path("runs") / (study or config.name), storage, study)
+    _announce(run, config, plan_name, images)
     if dry_run or not run.exists:
         from sret_nas.search.estimate import estimate
 
@@ -168,9 +168,11 @@ def _seconds(text: str | None) -> float | None:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def _announce(path: Path, config: RunConfig, plan_name: str, images: Any) -> None:
+def _announce(run: RunDir, config: RunConfig, plan_name: str, images: Any) -> None:
     plan = config.proxy
-    note(f"run     {path}")
+    note(f"run     {run.path}")
+    if not run.own_database:
+        note(f"study   {run.study_name} in {run.address}; more machines: sret-nas worker")
     note(
         f"proxy   {plan_name}: {plan.image_size} px, stem stride {plan.stem_stride}, "
         f"width ×{plan.width:g}, {len(images.train):,} images, {plan.epochs} epochs, "

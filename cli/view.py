@@ -27,6 +27,46 @@ EVERY_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
 
 
+class Lines:
+    """A line for every trial that ends and every confirmation, from the second look on.
+
+    Args:
+        team: Tell of trials of this team of workers alone.
+    """
+
+    def __init__(self, team: str | None = None) -> None:
+        self.team = team
+        self.told: set[int] | None = None
+        self.confirmed: set[str] = set()
+
+    def __call__(self, study: optuna.Study) -> None:
+        """Tell what has changed."""
+        from sret_nas.search.trials import owner
+
+        finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+        confirmed = {k: v for k, v in study.user_attrs.items() if k.startswith("confirmed:")}
+        if self.told is None:  # what a run that goes on has already told
+            self.told, self.confirmed = {t.number for t in finished}, set(confirmed)
+        for trial in finished:
+            if trial.number not in self.told:
+                self.told.add(trial.number)
+                who = owner(trial)
+                if self.team is None or (who is not None and who.team == self.team):
+                    _tell(trial)
+        for key, value in confirmed.items():
+            if key not in self.confirmed:
+                self.confirmed.add(key)
+                _, number, seed = key.split(":")
+                found = value.get("reason") or f"val_loss {value['val_loss']:.4f}"
+                note(f"trial {number} confirmed with seed {seed}: {found}")
+
+
+def _tell(trial: FrozenTrial) -> None:
+    untold = ("taken", "surplus", "exhausted")
+    if "id" in trial.user_attrs and trial.user_attrs.get("interrupted") not in untold:
+        note(_line(trial))
+
+
 class View:
     """Follows a study; called again and again while the search goes on."""
 
@@ -36,8 +76,7 @@ class View:
         self.live = live
         self.start = time.monotonic()
         self.last = 0.0
-        self.told: set[int] | None = None
-        self.confirmed: set[str] = set()
+        self.lines = Lines()
 
     def __call__(self, study: optuna.Study) -> None:
         """Show what has changed; on a terminal at most twice a second."""
@@ -45,31 +84,13 @@ class View:
         if self.live is not None and now - self.last < EVERY_S:
             return
         self.last = now
+        if self.live is None:
+            self.lines(study)
+            return
         from sret_nas.search import Outcome
 
         outcome = Outcome(self.run, self.config, study)
-        if self.live is not None:
-            self.live.update(self._picture(outcome), refresh=True)
-        else:
-            self._lines(outcome)
-
-    # -- a pipe ------------------------------------------------------------------------------
-
-    def _lines(self, outcome: Outcome) -> None:
-        if self.told is None:  # what a run that goes on has already told
-            self.told = {t.number for t in outcome.trials if t.state.is_finished()}
-            self.confirmed = {k for k in outcome.study.user_attrs if k.startswith("confirmed:")}
-        for trial in outcome.trials:
-            if trial.state.is_finished() and trial.number not in self.told:
-                self.told.add(trial.number)
-                if "id" in trial.user_attrs:  # else there was nothing left to try
-                    note(_line(trial))
-        for key, value in outcome.study.user_attrs.items():
-            if key.startswith("confirmed:") and key not in self.confirmed:
-                self.confirmed.add(key)
-                _, number, seed = key.split(":")
-                found = value.get("reason") or f"val_loss {value['val_loss']:.4f}"
-                note(f"trial {number} confirmed with seed {seed}: {found}")
+        self.live.update(self._picture(outcome), refresh=True)
 
     # -- a terminal --------------------------------------------------------------------------
 

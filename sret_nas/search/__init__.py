@@ -1,8 +1,9 @@
 """The search: an Optuna study under a budget, with rungs, workers and resume."""
 
 from sret_nas.search.config import RunConfig, commit, versions
+from sret_nas.search.known_cost import KnownCostSampler
 from sret_nas.search.outcome import Confirmation, Member, Order, Outcome
-from sret_nas.search.run import Ended, architecture, load, search
+from sret_nas.search.run import Ended, architecture, join, load, search
 from sret_nas.search.rundir import RunDir
 from sret_nas.search.samplers import SAMPLERS, FilteredSampler
 
@@ -11,6 +12,7 @@ __all__ = [
     "Confirmation",
     "Ended",
     "FilteredSampler",
+    "KnownCostSampler",
     "Member",
     "Order",
     "Outcome",
@@ -18,6 +20,7 @@ __all__ = [
     "RunDir",
     "architecture",
     "commit",
+    "join",
     "load",
     "search",
     "versions",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
+from packaging.version import Version
 from pydantic import Field
 
 import sret_nas
@@ -44,6 +45,7 @@ class RunConfig(files.Record):
         trials: Candidates over the whole run; ``None`` for no limit.
         timeout_s: Seconds over the whole run; ``None`` for no limit.
         workers: Processes.
+        heartbeat_s: Seconds between two signs of life of a worker.
         versions: Of the packages, when the run began.
         commit: Of the checkout, when the run began; ``None`` outside one.
     """
@@ -64,6 +66,7 @@ class RunConfig(files.Record):
     trials: Annotated[int, Field(strict=True, ge=1)] | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
     workers: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
+    heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     versions: dict[str, str] = Field(default_factory=dict)
     commit: str | None = None
 
@@ -109,7 +112,7 @@ class RunConfig(files.Record):
             path, yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)
         )
 
-    def refuse_other(self, earlier: RunConfig, where: Path) -> None:
+    def refuse_other(self, earlier: RunConfig, where: Path | str) -> None:
         """Check that a run is continued as it began.
 
         Raises:
@@ -142,6 +145,32 @@ def _short(value: Any) -> str:
 def versions() -> dict[str, str]:
     """Versions of this package and of those that decide its numbers."""
     return {"sret_nas": sret_nas.__version__} | {name: version(name) for name in RECORDED}
+
+
+def refuse_other_versions(config: Mapping[str, Any], where: str) -> None:
+    """Check that the packages here give the numbers of those that a run was begun with.
+
+    Builds of one release (``2.11.0+cpu``, ``2.11.0+cu128``) count as the same.
+
+    Args:
+        config: A run's configuration as it was written, perhaps by another version.
+        where: The run, for the message.
+
+    Raises:
+        ConfigError: with every difference.
+    """
+    begun = config.get("versions") or {}
+    here = versions()
+    other = [
+        f"{name} is {here[name]} here, {begun[name]} there"
+        for name in here
+        if name in begun and Version(begun[name]).public != Version(here[name]).public
+    ]
+    if other:
+        raise ConfigError(
+            f"{where} was begun with other versions: {'; '.join(other)}",
+            "install those here: numbers of different versions cannot be compared",
+        )
 
 
 def commit() -> str | None:

@@ -1,42 +1,50 @@
-"""Who does the work of a run: this process alone, or processes that take orders.
+"""Who does the work of a run here: this process alone, or processes of its own.
 
-An order is ``SEARCH`` (try candidates until there are enough) or a member of the
-front and a seed to confirm it with. Every process has a pipe of its own to the
-parent, so that one that is killed takes nothing with it but the order in its hand.
+Every worker does the whole of it (see ``work``) and shares nothing but the study, so that
+it makes no difference whether the others are here or on other machines.
 """
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import optuna
 
 from sret_nas.errors import InfeasibleError, SretNasError, UsageError
 from sret_nas.search.config import RunConfig
+from sret_nas.search.placement import Seat
+from sret_nas.search.presence import Vigil, me
 from sret_nas.search.rundir import RunDir
+from sret_nas.search.trials import RUNNING, hand_back, owner, sweep
 from sret_nas.search.work import Worker
 from sret_nas.space import clock
 
+if TYPE_CHECKING:
+    from sret_nas.data import DataSet
+
 POLL_S = 0.25
-SEARCH = "search"
-Order: TypeAlias = "str | tuple[int, int]"
+WATCHING = 0.05
+"""Share of its time that the parent may spend on looking at the study."""
 Watch: TypeAlias = Callable[[optuna.Study], None]
 """Told again and again while the work goes on."""
 
 
 class Stop:
-    """Whether to come to an end: asked for, out of time, or left alone by the parent."""
+    """Whether to come to an end: asked for, out of time, or left alone by the parent.
+
+    Args:
+        event: Set when the user says so.
+        deadline: When the time is up, as ``time.monotonic``, or never.
+        parent: Process that must be the parent.
+    """
 
     def __init__(self, event: Any, deadline: float | None, parent: int | None = None) -> None:
         self.event = event
@@ -56,7 +64,7 @@ class Stop:
     @property
     def timed_out(self) -> bool:
         """Whether the time is up."""
-        return self.deadline is not None and time.time() > self.deadline
+        return self.deadline is not None and time.monotonic() > self.deadline
 
 
 class _Watching(Stop):
@@ -72,183 +80,191 @@ class _Watching(Stop):
         return super().__call__()
 
 
-def make_worker(run: RunDir, config: RunConfig, stop: Callable[[], bool]) -> Worker:
-    """A worker with its own connection, data and clock."""
+class MakeWorker(Protocol):
+    """Makes a worker in its process."""
+
+    def __call__(
+        self, run: RunDir, config: RunConfig, stop: Stop, seat: Seat, quiet: bool
+    ) -> Worker:
+        """The worker, with its own connection.
+
+        Args:
+            run: The run.
+            config: What was asked for.
+            stop: Whether to come to an end.
+            seat: Where it works.
+            quiet: Whether somebody else says that the database is away.
+        """
+
+
+def the_data(config: RunConfig) -> DataSet:
+    """The data of a run.
+
+    Raises:
+        UsageError: they are others than those that the run was begun with.
+    """
+    from sret_nas.data import load_data
+
+    source = config.data["source"]
+    data = load_data(source, seed=config.seed, **config.proxy.load_options())
+    if data.fingerprint != config.data["fingerprint"]:
+        raise UsageError(
+            f"data '{source}' are not those that the run was begun with: their content "
+            f"hash is {data.fingerprint}, not {config.data['fingerprint']}",
+            "sret-nas worker --data says where they are on this machine",
+        )
+    return data
+
+
+def make_worker(run: RunDir, config: RunConfig, stop: Stop, seat: Seat, quiet: bool) -> Worker:
+    """A worker that trains, with its own connection, data and clock.
+
+    Raises:
+        UsageError: the data are not those that the run was begun with.
+    """
     import torch
 
-    from sret_nas.data import load_data
     from sret_nas.device import resolve
     from sret_nas.evaluate import ProxyEvaluator
 
-    data = load_data(config.data["source"], seed=config.seed, **config.proxy.load_options())
-    if data.fingerprint != config.data["fingerprint"]:
-        raise UsageError(f"data '{config.data['source']}' changed since the run began")
+    data = the_data(config)
     needs_clock = any(b.metric == "latency_ms" for b in config.budgets) or any(
         goal.name == "latency_ms" for goal in config.goals
     )
-    device = resolve(config.device)
+    device = resolve(seat.device)
     if device.type == "cpu":
-        torch.set_num_threads(1)  # more workers beat more threads on models of this size
+        torch.set_num_threads(seat.threads)
     return Worker(
         run=run,
         config=config,
-        study=run.study(create=config),
+        study=run.study(quiet=quiet),
         space=config.search_space(),
         evaluator=ProxyEvaluator(config.proxy, data, device),
         fits=lambda arch: config.proxy.apply(arch, data),
         stop=stop,
-        clock=clock(config.device) if needs_clock else None,
+        clock=clock(seat.device) if needs_clock else None,
+        seat=seat,
+        until=stop.deadline,
     )
-
-
-def obey(worker: Worker, order: Order, stop: Stop) -> None:
-    """Carry out one order; a time limit ends the search, not the confirmation."""
-    if isinstance(order, str):
-        worker.search()
-        return
-    patient = copy.copy(stop)
-    patient.deadline = None
-    worker.stop = patient
-    if not patient():
-        worker.confirm(*order)
 
 
 class Alone:
     """This process does everything itself."""
 
-    def __init__(self, run: RunDir, config: RunConfig, stop: Stop, watch: Watch) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        config: RunConfig,
+        stop: Stop,
+        watch: Watch,
+        seats: Sequence[Seat],
+        make: MakeWorker = make_worker,
+    ) -> None:
         self.run, self.config, self.stop, self.watch = run, config, stop, watch
-        self.worker: Worker | None = None
+        (self.seat,) = seats
+        self.make = make
 
-    def __enter__(self) -> Alone:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.worker = None
-
-    def carry_out(self, orders: Sequence[Order], study: optuna.Study) -> None:
-        """Carry the orders out, one after the other."""
-        for order in orders:
-            if self.worker is None:
-                self.worker = make_worker(self.run, self.config, self.stop)
-            stop = _Watching(self.stop, lambda: self.watch(study))
-            self.worker.stop = stop
-            obey(self.worker, order, stop)
-            self.watch(study)
+    def work(self, study: optuna.Study) -> None:
+        """Do the work of the run."""
+        stop = _Watching(self.stop, lambda: self.watch(study))
+        self.make(self.run, self.config, stop, self.seat, quiet=False).work()
+        self.watch(study)
 
 
 class Crew:
-    """Processes that take orders; started with the first, ended with the ``with`` block."""
+    """Processes that work side by side; one that dies takes only its own trial with it."""
 
-    def __init__(self, run: RunDir, config: RunConfig, stop: Stop, watch: Watch) -> None:
-        self.run, self.config, self.stop, self.watch = run, config, stop, watch
-        self.pipes: dict[Connection, BaseProcess] = {}
-        self.exitcodes: list[int | None] = []
-
-    def __enter__(self) -> Crew:
-        return self
-
-    def __exit__(
+    def __init__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        run: RunDir,
+        config: RunConfig,
+        stop: Stop,
+        watch: Watch,
+        seats: Sequence[Seat],
+        make: MakeWorker = make_worker,
     ) -> None:
-        for pipe, process in self.pipes.items():
-            pipe.close()  # an idle one ends by itself
-            if kind is not None:
-                process.terminate()
-        for process in self.pipes.values():
-            process.join()
+        self.run, self.config, self.stop, self.watch = run, config, stop, watch
+        self.seats = seats
+        self.make = make
+        self.processes: list[BaseProcess] = []
 
-    def carry_out(self, orders: Sequence[Order], study: optuna.Study) -> None:
-        """Hand the orders out as processes become free; what a killed one held is lost.
+    def work(self, study: optuna.Study) -> None:
+        """Start the processes, and look on until all have ended.
 
         Raises:
-            InfeasibleError: all processes ended because nothing satisfies the budget.
-            SretNasError: no process is left.
+            InfeasibleError: all ended because nothing satisfies the budget.
+            SretNasError: none came to its end.
         """
-        pending = deque(orders)
-        self._start(min(len(pending), self.config.workers))
-        busy: set[Connection] = set()
-        while pending or busy:
-            if self.stop.asked:
-                pending.clear()
-            if not self.pipes:
-                self._give_up()
-            for pipe in [pipe for pipe in self.pipes if pipe not in busy][: len(pending)]:
-                order = pending.popleft()
-                try:
-                    pipe.send(order)
-                    busy.add(pipe)
-                except OSError:
-                    pending.appendleft(order)
-                    self._lose(pipe)
-            ready = wait(list(busy), POLL_S)
-            for pipe in [pipe for pipe in busy if pipe in ready]:
-                busy.discard(pipe)
-                try:
-                    pipe.recv()
-                except (EOFError, OSError):
-                    self._lose(pipe)
-            self.watch(study)
+        one_machine = self.run.address.kind == "sqlite"
+        vigil = Vigil(me().name, self.config.heartbeat_s, one_machine)
+        try:
+            for seat in self.seats:
+                self._start(seat)
+            while any(process.is_alive() for process in self.processes):
+                start = time.monotonic()
+                sweep(study, vigil)
+                self.watch(study)
+                pause = max(POLL_S, (time.monotonic() - start) / WATCHING)
+                _wait(self.processes, pause)
+        except BaseException as error:
+            self._end(study, error)
+            raise
+        sweep(study, vigil)
+        self.watch(study)
+        self._judge()
 
-    def _start(self, count: int) -> None:
+    def _start(self, seat: Seat) -> None:
         context = multiprocessing.get_context("spawn")
-        while len(self.pipes) < count:
-            ours, theirs = context.Pipe()
-            arguments = (
-                theirs,
-                self.run,
-                self.config,
-                self.stop.event,
-                self.stop.deadline,
-                os.getpid(),
-            )
-            process = context.Process(target=_work, args=arguments, name="sret-nas worker")
-            process.start()
-            theirs.close()
-            self.pipes[ours] = process
+        stop = (self.stop.event, self.stop.deadline, os.getpid())
+        arguments = (self.run, self.config, stop, seat, self.make)
+        process = context.Process(target=_work, args=arguments, name="sret-nas worker")
+        process.start()
+        self.processes.append(process)
 
-    def _lose(self, pipe: Connection) -> None:
-        process = self.pipes.pop(pipe)
-        pipe.close()
-        process.join()
-        self.exitcodes.append(process.exitcode)
+    def _end(self, study: optuna.Study, error: BaseException) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.join()
+        pids = {process.pid for process in self.processes}
+        why = "stopped" if isinstance(error, KeyboardInterrupt) else "lost"
+        for trial in study.get_trials(deepcopy=False, states=RUNNING):
+            who = owner(trial)
+            if who is not None and who.pid in pids and who.boot == me().boot:
+                hand_back(study, trial, why)
 
-    def _give_up(self) -> None:
-        if all(code == InfeasibleError.exit_code for code in self.exitcodes):
+    def _judge(self) -> None:
+        codes = [process.exitcode for process in self.processes]
+        if 0 in codes or self.stop.asked:
+            return
+        if all(code == InfeasibleError.exit_code for code in codes):
             raise InfeasibleError("nothing satisfies the budget; the workers say more above")
+        if all(code == UsageError.exit_code for code in codes):
+            raise UsageError("no worker could begin; they say why above")
         raise SretNasError(
-            f"all {len(self.exitcodes)} workers failed; exit codes {self.exitcodes}",
+            f"all {len(codes)} workers failed; exit codes {codes}",
             "their messages are above; give the same command to go on, with fewer --workers "
             "if memory ran out",
         )
 
 
+def _wait(processes: Sequence[BaseProcess], seconds: float) -> None:
+    """Until one of those at work has ended, or the time has passed."""
+    wait([process.sentinel for process in processes if process.is_alive()], seconds)
+
+
 def _work(
-    pipe: Connection,
     run: RunDir,
     config: RunConfig,
-    event: Any,
-    deadline: float | None,
-    parent: int,
+    stop: tuple[Any, float | None, int],
+    seat: Seat,
+    make: MakeWorker,
 ) -> None:
-    """The body of a worker process: orders in, a word back after each."""
+    """The body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    stop = Stop(event, deadline, parent)
     try:
-        worker = make_worker(run, config, stop)
-        while True:
-            obey(worker, pipe.recv(), stop)
-            pipe.send("done")
-    except (EOFError, BrokenPipeError):
-        return  # no more orders
+        make(run, config, Stop(*stop), seat, quiet=True).work()
     except SretNasError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None
-    except optuna.exceptions.UpdateFinishedTrialError:
-        if os.getppid() == parent:
-            raise
-        raise SystemExit(1) from None  # orphaned, and the next search has closed the trial

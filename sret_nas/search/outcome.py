@@ -26,6 +26,7 @@ from sret_nas.search.config import RunConfig
 from sret_nas.search.objectives import losses
 from sret_nas.search.rundir import RunDir, reported
 from sret_nas.search.samplers import counted, interrupted
+from sret_nas.search.session import sessions, total_s
 from sret_nas.units import as_mapping
 
 BOOTSTRAPS = 500
@@ -124,7 +125,7 @@ class Outcome:
     trials: list[FrozenTrial] = field(init=False)
 
     def __post_init__(self) -> None:
-        with reported(self.run.path):
+        with reported(self.run.label):
             self.trials = self.study.get_trials(deepcopy=False)
 
     @cached_property
@@ -174,20 +175,17 @@ class Outcome:
         for key, value in self._attributes.items():
             if key.startswith("confirmed:"):
                 found["training"] += value.get("seconds", 0.0)
-        sessions = self._sessions()
-        found["latency"] += sum(s.get("latency", 0.0) for s in sessions)
-        total = sum(session["seconds"] for session in sessions)
-        workers = sum(session["seconds"] * session["workers"] for session in sessions)
+        held = sessions(self._attributes)
+        found["latency"] += sum(session["latency"] for session in held)
+        total = total_s(self._attributes)
+        workers = sum(session["seconds"] * session["workers"] for session in held)
         overhead = max(0.0, workers - sum(found.values()))
         return {"total": total, **found, "workers": workers, "overhead": overhead}
 
     def machines(self) -> list[str]:
         """The machines that searched, in order; empty where none was written down."""
-        named = [session["machine"] for session in self._sessions() if "machine" in session]
+        named = [one["machine"] for one in sessions(self._attributes) if "machine" in one]
         return list(dict.fromkeys(named))
-
-    def _sessions(self) -> list[dict[str, Any]]:
-        return [v for k, v in self._attributes.items() if k.startswith("session:")]
 
     def saving(self) -> float | None:
         """Share of the epochs that stopping at rungs saved, against training all to the end."""
@@ -332,7 +330,7 @@ class Outcome:
         """The result as the contract has it."""
         return {
             "schema": 1,
-            "run": str(self.run.path),
+            "run": self.run.label,
             "space": self.config.space.get("name"),
             "budget": dict(as_mapping(self.config.budgets)),
             "objectives": list(self.config.objectives),
@@ -367,7 +365,7 @@ class Outcome:
 
     def write(self) -> None:
         """Write ``pareto.json``, ``pareto.csv`` and the architectures of the front."""
-        with reported(self.run.path):
+        with reported(self.run.label):
             document = json.dumps(self.to_dict(), indent=1, allow_nan=False)
             files.write(self.run.path / "pareto.json", document + "\n")
             text = io.StringIO()

@@ -1,19 +1,20 @@
-"""A whole search: resolve, try, confirm, measure the front, write it down.
+"""A whole search: resolve, try, confirm, measure the front, write it down; or help one.
 
-With one worker everything happens in this process; with more, each is a process
-of its own that shares the study. Ctrl-C once ends the epochs at work and stops
-cleanly; twice stops at once.
+With one worker everything happens in this process; with more, each is a process of its
+own. Ctrl-C once ends the epochs at work and stops cleanly; twice stops at once, as does
+SIGTERM, for a machine that goes away does not wait.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +22,19 @@ import optuna
 from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
-from sret_nas.device import fingerprint, resolve
+from sret_nas.device import cores, resolve
 from sret_nas.errors import UsageError
-from sret_nas.search.config import RunConfig
-from sret_nas.search.crew import SEARCH, Alone, Crew, Stop, Watch
+from sret_nas.search import address
+from sret_nas.search.config import RunConfig, refuse_other_versions
+from sret_nas.search.confirm import to_confirm
+from sret_nas.search.crew import Alone, Crew, MakeWorker, Stop, Watch, make_worker, the_data
 from sret_nas.search.outcome import Outcome
-from sret_nas.search.rundir import RunDir, recover, reported, standing
+from sret_nas.search.placement import Seat, seats
+from sret_nas.search.presence import Vigil, Who, me
+from sret_nas.search.rundir import CONFIG, RunDir, config_of, limit_of, reported
+from sret_nas.search.session import Session
+from sret_nas.search.trials import RUNNING, owner, recover, standing, sweep
 
-BEAT_S = 5.0
-"""A session that is killed loses at most so much of its wall time from the account."""
 Ending = Literal["done", "interrupted", "timeout"]
 
 
@@ -46,135 +51,177 @@ class Ended:
     ending: Ending
 
 
-def search(run: RunDir, config: RunConfig, watch: Watch = lambda _: None) -> Ended:
+def search(
+    run: RunDir,
+    config: RunConfig,
+    watch: Watch = lambda _: None,
+    make: MakeWorker = make_worker,
+) -> Ended:
     """Begin a run or go on with it.
+
+    Several searches may share one study in a storage, each with a folder of its own.
 
     Args:
         run: Where.
         config: What; checked against the run that may be there.
         watch: Told of the study: first as it was found, then while the search goes on.
+        make: Makes a worker in its process.
 
     Raises:
-        UsageError: another search is at work on it, or it cannot be written.
+        UsageError: another search is at work on the folder, or it cannot be written.
         ConfigError: another run is there.
         InfeasibleError: nothing satisfies the budget.
         SretNasError: the disk, the database or all workers failed.
     """
     space = config.search_space()
     space.examine(config.budgets)
-    with run.only_one(), reported(run.path):
+    with run.only_one(), reported(run.label):
         config = run.begin(config)
         study = run.study(create=config)
-        recover(study)
-        watch(study)
-        spent = Outcome(run, config, study).seconds()["total"]
-        session = _Session(study, config)
-        deadline = session.start + config.timeout_s - spent if config.timeout_s else None
-        event = multiprocessing.get_context("spawn").Event()
-        stop = Stop(event, deadline)
-
-        def see(study: optuna.Study) -> None:
-            session.beat()
-            watch(study)
-
-        late = False
-        crew: Crew | Alone = (
-            Alone(run, config, stop, see) if config.workers == 1 else Crew(run, config, stop, see)
-        )
+        work = _Work(run, config, study, watch, make)
         try:
-            with _interruptible(event), crew:
-                crew.carry_out([SEARCH] * _wanted(config, study), study)
-                while recover(study) and not stop():  # a worker died: its candidate once more
-                    crew.carry_out([SEARCH] * _wanted(config, study), study)
-                late = stop.timed_out and not _enough(config, study)
-                if not stop.asked:
-                    crew.carry_out(_to_confirm(Outcome(run, config, study)), study)
-                if not stop.asked:
-                    session.latency_s = _measure_front(config, Outcome(run, config, study))
+            ending = work.carry_out()
+            if ending != "interrupted":
+                work.session.latency_s = _measure_front(config, Outcome(run, config, study))
         finally:
-            recover(study)
-            session.save()
+            work.session.save()
             outcome = Outcome(run, config, study)
             outcome.write()
         watch(study)
-        return Ended(outcome, "interrupted" if stop.asked else "timeout" if late else "done")
+        return Ended(outcome, ending)
 
 
-class _Session:
-    """Wall time and machine of one call of ``search``, kept in the study.
+def join(
+    run: RunDir,
+    who: Who | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    data: str | None = None,
+    watch: Watch = lambda _: None,
+    make: MakeWorker = make_worker,
+) -> Ended:
+    """Help with a run that a search has begun: candidates, then the front's confirmation.
 
-    Attributes:
-        start: When it began, as ``time.time``.
-        latency_s: What of it went into measuring the front.
+    Args:
+        run: Where; its folder is not needed.
+        who: This process, whose name its workers' trials carry.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; default as the run was begun.
+        workers: Processes; default one a core on a CPU, else one.
+        data: Where the data are on this machine; default as the run was begun.
+        watch: Told of the study while the work goes on.
+        make: Makes a worker in its process.
+
+    Raises:
+        ConfigError: no such study, or versions here would give other numbers.
+        UsageError: the data here are others, or there is no such device.
+        InfeasibleError: nothing satisfies the budget.
+        SretNasError: the database or all workers failed.
     """
-
-    def __init__(self, study: optuna.Study, config: RunConfig) -> None:
-        self.study = study
-        self.workers = config.workers
-        machine = fingerprint(resolve(config.device), threads=1)
-        self.machine = str(replace(machine, clock_mhz=None))
-        self.key = f"session:{sum(key.startswith('session:') for key in study.user_attrs)}"
-        self.start = self.saved = time.time()
-        self.latency_s = 0.0
-
-    def beat(self) -> None:
-        """Save now and then."""
-        if time.time() - self.saved > BEAT_S:
-            self.save()
-
-    def save(self) -> None:
-        """Write down what has passed."""
-        self.saved = time.time()
-        seconds = {
-            "seconds": self.saved - self.start,
-            "workers": self.workers,
-            "latency": self.latency_s,
-            "machine": self.machine,
+    study = run.study()
+    with reported(run.label):
+        refuse_other_versions(study.user_attrs.get(CONFIG) or {}, run.label)
+        config = config_of(study)
+    source, device = data or config.data["source"], device or config.device
+    if workers is None:
+        workers = cores() if device == "cpu" else 1
+    config = config.model_copy(
+        update={
+            "data": config.data | {"source": source},
+            "device": str(resolve(device)) if device != "cuda" else device,
+            "workers": workers,
         }
-        self.study.set_user_attr(self.key, seconds)
+    )
+    if make is make_worker and workers > 1:
+        the_data(config)  # one message, rather than one a worker
+    with reported(run.label):
+        watch(study)
+        work = _Work(run, config, study, watch, make, who)
+        try:
+            ending = work.carry_out()
+        finally:
+            work.session.save()
+        return Ended(Outcome(run, config, study), ending)
+
+
+class _Work:
+    """What search and join have in common: workers of this machine, and their time."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        config: RunConfig,
+        study: optuna.Study,
+        watch: Watch,
+        make: MakeWorker,
+        who: Who | None = None,
+    ) -> None:
+        self.run, self.config, self.study, self.make = run, config, study, make
+        self.who = who = who or me()
+        # Those whose worker died before it said who it is; one alive would begin anew.
+        unowned = [t for t in study.get_trials(states=RUNNING) if owner(t) is None]
+        recover(study, unowned)
+        sweep(study, Vigil(who.name, config.heartbeat_s, run.address.kind == "sqlite"))
+        watch(study)
+        self.session = Session(study, who, config.workers, config.device)
+        left = config.timeout_s - self.session.spent_s if config.timeout_s else None
+        self.deadline = None if left is None else self.session.start + left
+
+        def see(study: optuna.Study) -> None:
+            self.session.beat()
+            watch(study)
+
+        self.watch = see
+
+    def carry_out(self) -> Ending:
+        """Work until the run has all it was asked for, or time or the user ends it."""
+        event = multiprocessing.get_context("spawn").Event()
+        stop = Stop(event, self.deadline)
+        kind = Alone if self.config.workers == 1 else Crew
+        places = _seats(self.config, self.who.name)
+        with _interruptible(event):
+            kind(self.run, self.config, stop, self.watch, places, self.make).work(self.study)
+        if stop.asked:
+            return "interrupted"
+        return "done" if self._complete() else "timeout"
+
+    def _complete(self) -> bool:
+        limit = limit_of(self.study, self.config)
+        outcome = Outcome(self.run, self.config, self.study)
+        enough = outcome.exhausted or (limit is not None and len(standing(self.study)) >= limit)
+        return self.deadline is None or (enough and not to_confirm(outcome))
+
+
+def _seats(config: RunConfig, team: str) -> list[Seat]:
+    gpus = 0
+    if config.device.startswith("cuda"):
+        import torch
+
+        gpus = torch.cuda.device_count()
+    return seats(config.device, config.workers, gpus, cores(), team)
 
 
 @contextmanager
 def _interruptible(event: Any) -> Iterator[None]:
-    """The first Ctrl-C sets the event; the second is an ordinary one."""
+    """The first Ctrl-C sets the event; the second is an ordinary one, and so is SIGTERM."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def first(*_: object) -> None:
         event.set()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def at_once(*_: object) -> None:
+        event.set()
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, first)
-    terminate = signal.signal(signal.SIGTERM, first)
+    terminate = signal.signal(signal.SIGTERM, at_once)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
         signal.signal(signal.SIGTERM, terminate)
-
-
-def _enough(config: RunConfig, study: optuna.Study) -> bool:
-    return _wanted(config, study) == 0
-
-
-def _wanted(config: RunConfig, study: optuna.Study) -> int:
-    """Workers that still have a candidate to try."""
-    if config.trials is None:
-        return config.workers
-    return max(0, min(config.workers, config.trials - len(standing(study))))
-
-
-def _to_confirm(outcome: Outcome) -> list[tuple[int, int]]:
-    """Members of the front and seeds that are still to be trained."""
-    config = outcome.config
-    known = outcome.study.user_attrs
-    return [
-        (member.trial, seed)
-        for seed in range(config.seed + 1, config.seed + config.proxy.seeds)
-        for member in reversed(outcome.front)  # the longest first, so that all end together
-        if f"confirmed:{member.trial}:{seed}" not in known
-    ]
 
 
 def _measure_front(config: RunConfig, outcome: Outcome) -> float:
@@ -199,23 +246,33 @@ def _measure_front(config: RunConfig, outcome: Outcome) -> float:
     return time.perf_counter() - start
 
 
-def load(path: Path | str, storage: str | None = None) -> Outcome:
-    """What a run found, from its directory.
+def load(
+    path: Path | str | None = None, storage: str | None = None, study: str | None = None
+) -> Outcome:
+    """What a run found, from its directory, or from a storage and the study's name.
 
     Raises:
         ConfigError: no run is there.
     """
-    run = RunDir(Path(path), storage)
-    return Outcome(run, run.config(), run.study())
+    run = RunDir(None if path is None else Path(path), storage, study)
+    found = run.study() if not run.has_folder else None
+    config = run.config() if found is None else config_of(found)
+    return Outcome(run, config, run.study() if found is None else found)
 
 
 def architecture(path: Path | str, number: int) -> Architecture:
     """The architecture of trial ``number`` of a run.
 
+    Args:
+        path: The run's directory, or the name of a study in ``$SRET_NAS_STORAGE``.
+        number: Of the trial.
+
     Raises:
         UsageError: the run has no such trial.
     """
-    outcome = load(path)
+    elsewhere = os.environ.get(address.ENV)
+    known = RunDir(Path(path)).exists or not elsewhere
+    outcome = load(path) if known else load(storage=elsewhere, study=str(path))
     for trial in outcome.trials:
         if trial.number == number and "architecture" in trial.user_attrs:
             return Architecture.load(trial.user_attrs["architecture"])

@@ -1,42 +1,105 @@
-"""A run directory: its files, its lock and its study."""
+"""Where a run is: its folder, its lock, and its study in a storage.
+
+The study holds everything that makes a run, so that a storage's address and the
+study's name are enough to join it, or to read it. The folder has what people read.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import optuna
-import sqlalchemy.exc
-from optuna.trial import TrialState
+import yaml
 
 from sret_nas import files
-from sret_nas.errors import ConfigError, SretNasError, UsageError
+from sret_nas.errors import ConfigError, UsageError
+from sret_nas.search.address import ENV, Address
 from sret_nas.search.config import RunConfig
-from sret_nas.search.samplers import counted
+from sret_nas.search.storage import open_storage, reported, say_on_stderr
+from sret_nas.search.trials import recover, standing
 
-ATTEMPTS = 3
-"""How often the worker of an architecture may die before it counts as failed."""
-STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
+__all__ = ["CONFIG", "RunDir", "config_of", "limit_of", "recover", "reported", "standing"]
+
+CONFIG = "config"
+"""The study's attribute with the whole ``RunConfig``."""
 
 
 class RunDir:
-    """The folder of a run.
+    """A run: its folder and its study.
 
     Args:
-        path: The folder; it need not exist yet.
-        storage: Address of another Optuna storage; default ``study.db`` in the folder.
+        path: The folder; it need not exist yet. Default for a study that is named:
+            none is made, and what is written goes where the caller says.
+        storage: Where the study is; default ``study.db`` in the folder, or what the folder
+            says of the storage that it was begun with.
+        study: Its name; default that of the folder.
+
+    Attributes:
+        label: What the run is called in messages.
     """
 
-    def __init__(self, path: Path, storage: str | None = None) -> None:
-        self.path = path
-        self.config_file = path / "config.yaml"
-        self.architectures = path / "architectures"
-        self.report = path / "report.html"
-        self.database = path / "study.db"
-        self.storage_url = storage or f"sqlite:///{self.database}"
+    def __init__(
+        self,
+        path: Path | None = None,
+        storage: str | Address | None = None,
+        study: str | None = None,
+    ) -> None:
+        if isinstance(storage, str):
+            storage = Address.parse(storage)
+        if path is None and (storage is None or study is None):
+            raise UsageError("a run is a folder, or a --storage and a --study in it")
+        self.path = path or Path("runs") / str(study)
+        self.has_folder = path is not None
+        self.config_file = self.path / "config.yaml"
+        self.place_file = self.path / "storage.yaml"
+        self.architectures = self.path / "architectures"
+        self.report = self.path / "report.html"
+        self.database = self.path / "study.db"
+        self._storage = storage
+        self._study = study
+
+    @property
+    def label(self) -> str:
+        """The folder, or the address and the study."""
+        return str(self.path) if self.has_folder else f"{self.address} study {self._study}"
+
+    @property
+    def address(self) -> Address:
+        """Where the study is.
+
+        Raises:
+            ConfigError: the folder says where, but not the password.
+        """
+        if self._storage is not None:
+            return self._storage
+        place = self._place()
+        if place and not self.database.exists():
+            if place.get("complete"):
+                return Address.parse(str(place["storage"]))
+            if os.environ.get(ENV):
+                return Address.parse(os.environ[ENV])
+            raise ConfigError(
+                f"{self.path}: its study is in {place['storage']}",
+                f"give --storage, or {ENV}, with the password",
+            )
+        return Address(f"sqlite:///{self.database}")
+
+    @property
+    def own_database(self) -> bool:
+        """Whether the study is the folder's own file."""
+        return self.address.secret == f"sqlite:///{self.database}"
+
+    def _place(self) -> dict[str, Any]:
+        if not (self.has_folder and self.place_file.exists()):
+            return {}
+        found = yaml.safe_load(self.place_file.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) and "storage" in found else {}
 
     @property
     def exists(self) -> bool:
@@ -49,6 +112,8 @@ class RunDir:
         Raises:
             ConfigError: there is no run here, or its file is broken.
         """
+        if not self.has_folder:
+            return config_of(self.study())
         if not self.exists:
             raise ConfigError(
                 f"{self.path} is not a run: it has no config.yaml", "sret-nas search makes runs"
@@ -72,6 +137,13 @@ class RunDir:
             )
         with self._writing():
             config.save(self.config_file)
+            if not self.own_database:
+                place = {
+                    "storage": str(self.address),
+                    "study": self.study_name,
+                    "complete": self.address.complete,
+                }
+                files.write(self.place_file, yaml.safe_dump(place, sort_keys=False))
             for folder in (self.architectures, self.path / "artifacts"):
                 folder.mkdir(exist_ok=True)
         return config
@@ -110,114 +182,98 @@ class RunDir:
             except filelock.Timeout as error:
                 raise UsageError(
                     f"{self.path}: another search is at work on this run",
-                    "wait for it, stop it, or choose another --out",
+                    "wait for it, stop it, choose another --out, or help it: sret-nas worker",
                 ) from error
         try:
             yield
         finally:
             lock.release()
 
-    def asking(self) -> filelock.BaseFileLock:
-        """Held while a worker asks for a trial, so that no two get the same architecture."""
-        return filelock.FileLock(self.path / ".ask.lock")
+    # -- the study ---------------------------------------------------------------------------
 
-    def study(self, create: RunConfig | None = None) -> optuna.Study:
+    @property
+    def study_name(self) -> str:
+        """As given, as the folder says, or that of the folder."""
+        return self._study or str(self._place().get("study") or self.path.resolve().name)
+
+    def study(self, create: RunConfig | None = None, quiet: bool = False) -> optuna.Study:
         """The Optuna study of the run.
 
         Args:
             create: Create it for this configuration where it is missing.
+            quiet: Say nothing while the database is away; somebody else does.
 
         Raises:
-            ConfigError: there is none, or the database is not one.
+            ConfigError: there is none, it is another run's, or the database is not one.
+            SretNasError: the database does not answer.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        if create is None and self.storage_url.startswith("sqlite") and not self.database.exists():
+        if create is None and self.own_database and not self.database.exists():
             raise ConfigError(f"{self.path}: has no study.db", "sret-nas search makes runs")
-        with reported(self.path):
-            try:
-                storage = optuna.storages.RDBStorage(
-                    self.storage_url,
-                    engine_kwargs={"connect_args": {"timeout": 60}}
-                    if self.storage_url.startswith("sqlite")
-                    else None,
-                )
-            except sqlalchemy.exc.DatabaseError as error:
-                raise ConfigError(
-                    f"{self.storage_url}: not a study of Optuna: {error.orig}",
-                    "move the file away, or choose another --out",
-                ) from error
-            name = self._study_name(storage)
+        with reported(self.label):
+            storage = open_storage(self.address, (lambda _: None) if quiet else say_on_stderr)
+            name = self._name_in(storage)
             if create is None:
                 try:
                     return optuna.load_study(study_name=name, storage=storage)
                 except KeyError as error:
-                    raise ConfigError(f"{self.path}: its storage has no study '{name}'") from error
+                    raise ConfigError(
+                        f"{self.address} has no study '{name}'",
+                        "sret-nas runs --storage … lists those it has",
+                    ) from error
             study = optuna.create_study(
                 study_name=name,
                 storage=storage,
                 directions=[goal.direction for goal in create.goals],
                 load_if_exists=True,
             )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names([goal.title for goal in create.goals])
+            _begin(study, create, self.label, adopt=self.exists)
             return study
 
-    def _study_name(self, storage: optuna.storages.RDBStorage) -> str:
+    def _name_in(self, storage: optuna.storages.BaseStorage) -> str:
         """The folder's name; in a database of its own, the name it had at the beginning."""
-        if self.storage_url == f"sqlite:///{self.database}":
+        if self._study is None and self.own_database:
             names = optuna.get_all_study_names(storage)
             if len(names) == 1:
                 return names[0]
-        return self.path.resolve().name
+        return self.study_name
 
 
-@contextlib.contextmanager
-def reported(path: Path) -> Iterator[None]:
-    """Turn what a storage or a full disk raises into one line."""
-    try:
-        yield
-    except STORAGE_ERRORS as error:
-        cause = error.__cause__ or error
-        text = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        raise SretNasError(
-            f"{path}: the study cannot be read or written: {text}",
-            "mend the disk or the database and give the same command: it goes on from there",
-        ) from error
-    except OSError as error:
-        raise SretNasError(
-            f"{error.filename or path}: {error.strerror}",
-            "mend it and give the same command: it goes on from there",
-        ) from error
-
-
-def recover(study: optuna.Study) -> int:
-    """Close trials whose worker is gone; their architectures are tried again.
-
-    Call it only while nobody works on the study. Returns how many there were.
-    """
-    stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in stale:
-        _close(study, trial)
-    return len(stale)
-
-
-def _close(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-    """Fail a trial that was cut off: to be tried again, but not for ever."""
-    arch_id = trial.user_attrs.get("id")
-    before = sum(
-        t.user_attrs.get("interrupted") == "lost" and t.user_attrs.get("id") == arch_id
-        for t in study.get_trials(deepcopy=False)
-    )
-    storage, number = study._storage, trial._trial_id
-    if arch_id is None or before + 1 < ATTEMPTS:
-        storage.set_trial_user_attr(number, "interrupted", "lost")
+def _begin(study: optuna.Study, config: RunConfig, label: str, adopt: bool) -> None:
+    """Write the configuration on a new study; check it on one that goes on."""
+    found = study.user_attrs.get(CONFIG)
+    if found is None:
+        if study.get_trials(deepcopy=False) and not adopt:
+            raise ConfigError(
+                f"{label}: study '{study.study_name}' was not made by sret-nas search",
+                "choose another --study",
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([goal.title for goal in config.goals])
     else:
-        reason = f"lost {ATTEMPTS} times"
-        storage.set_trial_user_attr(number, "reason", reason)
-    study.tell(trial.number, state=TrialState.FAIL)
+        earlier = config_of(study)
+        config.refuse_other(earlier, label)
+        config = config.model_copy(update={"versions": earlier.versions, "commit": earlier.commit})
+    now = config.model_dump(mode="json", by_alias=True)
+    if now != found:
+        study.set_user_attr(CONFIG, now)
 
 
-def standing(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Trials that count, in order."""
-    return counted(study.get_trials(deepcopy=False))
+def config_of(study: optuna.Study) -> RunConfig:
+    """What a study was begun for.
+
+    Raises:
+        ConfigError: it is not one of sret-nas, or of a newer one.
+    """
+    found = study.user_attrs.get(CONFIG)
+    if found is None:
+        raise ConfigError(f"study '{study.study_name}' was not made by sret-nas search")
+    config: RunConfig = RunConfig.model_validate(found)
+    return config
+
+
+def limit_of(study: optuna.Study, config: RunConfig) -> int | None:
+    """How many candidates a study is to have: as the latest ``search`` on it said."""
+    found = study.user_attrs.get(CONFIG)
+    limit: int | None = found.get("trials") if found else config.trials
+    return limit

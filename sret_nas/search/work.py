@@ -1,43 +1,57 @@
 """What a worker does: ask, train, compare at rungs, tell; later, confirm.
 
-The study is the only shared state. A worker writes the curve of its trial after
+The study is the only shared state, and it has no lock: a proposal is a claim (see
+``claims``), and so is the wish to confirm. A worker writes the curve of its trial after
 every epoch, so that whoever looks at the study sees it grow.
 """
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas import zoo
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
-from sret_nas.errors import ArchitectureError, InfeasibleError, SretNasError, TrainingError
-from sret_nas.search import constraints
+from sret_nas.errors import ArchitectureError, InfeasibleError, TrainingError
+from sret_nas.search import constraints, trials
+from sret_nas.search.beforehand import Beforehand
+from sret_nas.search.claims import Claim, verdict
 from sret_nas.search.config import RunConfig
-from sret_nas.search.rundir import RunDir, reported, standing
+from sret_nas.search.confirm import Confirmations, confirming_s, to_confirm
+from sret_nas.search.outcome import Outcome
+from sret_nas.search.placement import Seat
+from sret_nas.search.presence import Pulse, Vigil, Who, me
+from sret_nas.search.rundir import RunDir, limit_of, reported
 from sret_nas.search.rungs import AtRung, goes_on
 from sret_nas.search.samplers import FilteredSampler, SpaceExhausted, interrupted
-from sret_nas.space import Clock, SearchSpace, Timing, store
-from sret_nas.space.latency import MOST_TRIES
+from sret_nas.search.storage import hurried, impatient
+from sret_nas.search.trials import finish, hand_back, standing, sweep
+from sret_nas.space import Clock, SearchSpace, store
 
 if TYPE_CHECKING:
     from sret_nas.evaluate import Evaluator
     from sret_nas.training import EpochResult
 
 CURVE = ("epoch", "train_loss", "val_loss", "val_accuracy", "seconds", "images")
-
-
-IMPOSSIBLE = "impossible at the proxy's scale"
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
+"""Between two looks at what others do."""
+Asked = tuple[optuna.Trial, Architecture, dict[str, float]]
 
 
 class Stopped(Exception):  # noqa: N818
     """The search was asked to stop while a candidate trained."""
+
+
+class Surplus(Exception):  # noqa: N818
+    """Workers that asked earlier have had all that are wanted."""
 
 
 def published(space: SearchSpace, config: RunConfig) -> list[Architecture]:
@@ -55,12 +69,22 @@ def _keep(trial: optuna.Trial, metrics: dict[str, float], single: dict[str, floa
         trial.set_user_attr(name, value)
 
 
+class _Sampler(FilteredSampler):
+    """Tells its worker of a trial as soon as it is there."""
+
+    began: Callable[[FrozenTrial], None]
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.began(trial)
+        super().before_trial(study, trial)
+
+
 @dataclass
 class Worker:
     """One worker of a run.
 
     Attributes:
-        run: The run directory.
+        run: The run.
         config: What was asked for.
         study: The study, with the worker's own connection.
         space: The search space.
@@ -68,6 +92,8 @@ class Worker:
         fits: Whether an architecture exists at the evaluator's scale.
         stop: Whether to come to an end; asked after every epoch.
         clock: Tells latencies; needed where a bound or an objective is one.
+        seat: Where it works.
+        until: When its time is up, confirming included, as ``time.monotonic``; or never.
     """
 
     run: RunDir
@@ -78,81 +104,201 @@ class Worker:
     fits: Callable[[Architecture], object]
     stop: Callable[[], bool]
     clock: Clock | None = None
+    seat: Seat = field(default_factory=lambda: Seat("cpu"))
+    until: float | None = None
 
     def __post_init__(self) -> None:
-        self._timings: dict[tuple[str, int], Timing] = {}
-        self._latency_s = 0.0
-        self._unfit: dict[str, str] = {}
-        self._unfit_in_a_row = 0
-        self._fastest: Timing | None = None
-        self.sampler = FilteredSampler(
+        self.who: Who = me(self.seat.team)
+        self.known = Beforehand(self.config, self.fits, self.clock)
+        self.pulse = Pulse(self.config.heartbeat_s)
+        one_machine = self.run.address.kind == "sqlite"
+        self.vigil = Vigil(self.who.name, self.config.heartbeat_s, one_machine)
+        self.confirmations = Confirmations(
+            self.study, self.who, self.pulse, Vigil(self.who.name, self.config.heartbeat_s)
+        )
+        self._own: FrozenTrial | None = None
+        self._exhausted_at: int | None = None
+        self._left = False
+        self._reserve_s = 0.0
+        self.sampler = _Sampler(
             self.space,
             self.config.budgets,
             self.config.sampler,
             self.config.seed,
-            accepts=self._turn_down,
+            accepts=self.known.turn_down,
             first=published(self.space, self.config),
+            objectives=self.config.goals,
         )
+        self.sampler.began = self._began
         self.study.sampler = self.sampler
+
+    def work(self) -> None:
+        """The whole of it: candidates until there are enough, then the front's confirmation."""
+        self.search()
+        if not self._left and not self.stop():
+            self.confirm_front()
 
     # -- searching ---------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Try candidates until the run has enough, or is stopped."""
-        with reported(self.run.path):
-            while not self.stop():
-                trial = self._ask()
-                if trial is None:
+        """Try candidates until the run has enough and nobody else is at one, or is stopped."""
+        with reported(self.run.label), self.pulse, self._holding():
+            pause = _pauses()
+            while not (self.stop() or self._late() or self._left):
+                asked = self._ask()
+                if asked is not None:
+                    self._try(asked)
+                    pause = _pauses()
+                elif not self._others_work():
                     return
-                self._try(trial)
+                else:
+                    next(pause)
 
-    def _ask(self) -> tuple[optuna.Trial, Architecture, dict[str, float]] | None:
-        start, self._latency_s, self._unfit_in_a_row = time.perf_counter(), 0.0, 0
-        with self.run.asking():
-            if self.config.trials and len(standing(self.study)) >= self.config.trials:
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Hand back what is held when it ends otherwise than it should."""
+        try:
+            yield
+        except BaseException as error:
+            own, self._own = self._own, None
+            if own is not None:
+                why = "stopped" if isinstance(error, KeyboardInterrupt) else "lost"
+                with suppress(Exception), hurried(self.study):
+                    hand_back(self.study, self._again(own), why)
+            raise
+
+    def _again(self, trial: FrozenTrial) -> FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
+
+    def _late(self) -> bool:
+        """Whether what is left of the time is needed to confirm the front."""
+        return self.until is not None and time.monotonic() > self.until - self._reserve_s
+
+    def _others_work(self) -> bool:
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return bool(running)
+
+    def _enough(self) -> bool:
+        limit = limit_of(self.study, self.config)
+        return limit is not None and len(standing(self.study)) >= limit
+
+    def _began(self, trial: FrozenTrial) -> None:
+        """Say whose trial it is, before anything else."""
+        self._own = trial
+        storage, number = self.study._storage, trial._trial_id
+        storage.set_trial_system_attr(number, trials.OWNER, self.who.to_dict())
+        inner = impatient(self.study)
+        self.pulse.hold(lambda beat: inner.set_trial_system_attr(number, trials.BEAT, beat))
+        limit = limit_of(self.study, self.config)
+        before = sum(other.number < trial.number for other in standing(self.study))
+        if limit is not None and before >= limit:
+            raise Surplus
+
+    def _release(self) -> None:
+        self._own = None
+        self.pulse.release()
+
+    def _ask(self) -> Asked | None:
+        """A candidate of this worker's own; ``None`` where there is none to be had now."""
+        start = time.perf_counter()
+        self.known.begin()
+        if self.until is not None:
+            found = confirming_s(Outcome(self.run, self.config, self.study))
+            self._reserve_s = min(found, (self.config.timeout_s or 0.0) / 2)
+        while True:
+            sweep(self.study, self.vigil)
+            if self._enough() or self._exhausted_at == self._returned():
                 return None
             try:
                 trial = self.study.ask(fixed_distributions=self.space.distributions)
+                arch = self.space.decode(self.space.from_params(trial.params))
+                store(trial, arch)
+                if self._wins(trial, arch):
+                    return trial, arch, self._describe(trial, arch, start)
+                self._give("taken")
+                if self.stop():
+                    return None
+            except Surplus:
+                self._give("surplus")
+                return None
             except SpaceExhausted as error:
                 self._give_up(str(error))
                 return None
-            arch = self.space.decode(self.space.from_params(trial.params))
-            store(trial, arch)
-        metrics = self._known(arch)
+            except optuna.exceptions.UpdateFinishedTrialError:  # given up by the others
+                self._release()
+
+    def _give(self, why: str) -> None:
+        """Hand the own trial back."""
+        assert self._own is not None
+        hand_back(self.study, self._again(self._own), why)
+        self._release()
+
+    def _returned(self) -> int:
+        """Architectures that came back to be tried again, so far."""
+        again = ("lost", "no room", "stopped", "surplus")
+        found = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return sum(t.user_attrs.get("interrupted") in again and "id" in t.user_attrs for t in found)
+
+    def _wins(self, trial: optuna.Trial, arch: Architecture) -> bool:
+        """Claim the architecture of a trial; ``False`` where it is another's."""
+        pause = _pauses()
+        while True:
+            others = [
+                Claim(other.number, trials.confirmed(other))
+                for other in standing(self.study)
+                if other.number != trial.number and other.user_attrs.get("id") == arch.id
+            ]
+            answer = verdict(trial.number, others)
+            if answer == "won":
+                trial.storage.set_trial_system_attr(trial._trial_id, trials.CONFIRMED, True)
+            if answer != "wait":
+                return answer == "won"
+            if self.stop():
+                return False
+            next(pause)
+            sweep(self.study, self.vigil)
+
+    def _describe(self, trial: optuna.Trial, arch: Architecture, start: float) -> dict[str, float]:
+        """Write down what is known before training."""
+        metrics = self.known.metrics(arch)
         _keep(trial, metrics, metrics | {"depth": arch.depth})
         constraints.record(
             trial,
             self.config.budgets,
             lambda bound: (
-                self._tell(arch, bound.batch).most_ms
+                self.known.tell(arch, bound.batch).most_ms
                 if bound.metric == "latency_ms"
                 else metrics[bound.metric]
             ),
         )
         trial.set_user_attr("turned_down", dict(self.sampler.turned_down))
-        taken = time.perf_counter() - start
-        seconds = {"sampling": taken - self._latency_s, "latency": self._latency_s}
-        trial.set_user_attr("seconds", seconds)
-        return trial, arch, metrics
+        taken, latency_s = time.perf_counter() - start, self.known.latency_s
+        trial.set_user_attr("seconds", {"sampling": taken - latency_s, "latency": latency_s})
+        return metrics
 
     def _give_up(self, why: str) -> None:
         """Close the trial that got no architecture; an error where none ever got one."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        own = max((t for t in running if "id" not in t.user_attrs), key=lambda t: t.number)
-        attributes = {"interrupted": "exhausted", "turned_down": dict(self.sampler.turned_down)}
-        for key, value in attributes.items():
-            self.study._storage.set_trial_user_attr(own._trial_id, key, value)
-        self.study.tell(own.number, state=TrialState.FAIL)
-        if not standing(self.study):
-            nearest = f"; the nearest: {self._fastest.most_ms:.3g} ms" if self._fastest else ""
+        assert self._own is not None
+        turned_down = dict(self.sampler.turned_down)
+        self.study._storage.set_trial_user_attr(self._own._trial_id, "turned_down", turned_down)
+        self._give("exhausted")
+        if not any("id" in trial.user_attrs for trial in standing(self.study)):
+            fastest = self.known.fastest
+            nearest = f"; the nearest: {fastest.most_ms:.3g} ms" if fastest else ""
             raise InfeasibleError(
                 f"no architecture of space '{self.space.name}' can be tried: {why}{nearest}",
                 "raise the bound, or choose another space or proxy",
             )
+        self._exhausted_at = self._returned()
         self.study.set_user_attr("exhausted", True)
 
-    def _try(self, asked: tuple[optuna.Trial, Architecture, dict[str, float]]) -> None:
-        trial, arch, metrics = asked
+    def _try(self, asked: Asked) -> None:
+        # A finished trial takes no more: the others gave this worker up, and try again.
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._train(*asked)
+        self._release()
+
+    def _train(self, trial: optuna.Trial, arch: Architecture, metrics: dict[str, float]) -> None:
         curve: list[dict[str, Any]] = []
 
         def after_epoch(result: EpochResult) -> bool:
@@ -162,28 +308,33 @@ class Worker:
             go_on = True
             if result.epoch in rungs[:-1]:
                 go_on = self._promising(trial, metrics | vars(result), result.epoch)
-            if go_on and result.epoch < rungs[-1] and self.stop():
+            if go_on and result.epoch < rungs[-1] and (self.stop() or self._late()):
                 raise Stopped
             return go_on
 
         try:
             found = self.evaluator.evaluate(arch, seed=self.config.seed, report=after_epoch)
         except Stopped:
-            trial.set_user_attr("interrupted", "stopped")
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._give("stopped")
             return
         except (TrainingError, ArchitectureError) as error:
-            trial.set_user_attr("reason", getattr(error, "reason", "impossible"))
+            reason = getattr(error, "reason", "impossible")
+            if self.seat.shared and reason == "out of memory":
+                self._left = self.seat.guest  # one fewer may leave room for the others
+                self._give("no room")
+                return
+            trial.set_user_attr("reason", reason)
             trial.set_user_attr("error", str(error))
-            self.study.tell(trial, state=TrialState.FAIL)
+            finish(self.study, trial.number, TrialState.FAIL)
             return
         reached = {"val_loss": found.val_loss, "val_accuracy": found.val_accuracy}
         metrics |= reached
         _keep(trial, metrics, reached)
         if found.epochs < self.evaluator.rungs[-1]:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            finish(self.study, trial.number, TrialState.PRUNED)
         else:
-            self.study.tell(trial, [metrics[goal.name] for goal in self.config.goals])
+            values = [metrics[goal.name] for goal in self.config.goals]
+            finish(self.study, trial.number, TrialState.COMPLETE, values)
 
     def _promising(self, trial: optuna.Trial, here: dict[str, Any], epoch: int) -> bool:
         others = []
@@ -199,75 +350,27 @@ class Worker:
         costs = tuple(goal.loss(metrics[goal.name]) for goal in goals if not goal.trained)
         return AtRung(loss, costs)
 
-    # -- what is known before training -------------------------------------------------------
-
-    def _known(self, arch: Architecture) -> dict[str, float]:
-        found = cost(arch)
-        metrics: dict[str, float] = {
-            "macs": found.macs,
-            "params": found.params,
-            "peak_bytes": found.peak_bytes,
-        }
-        for batch in self._batches()[:1]:
-            metrics["latency_ms"] = self._tell(arch, batch).ms
-        return metrics
-
-    def _batches(self) -> list[int]:
-        """Batch sizes whose latency matters; the first is the objective's."""
-        bounds = [b.batch for b in self.config.budgets if b.metric == "latency_ms"]
-        if any(goal.name == "latency_ms" for goal in self.config.goals):
-            bounds = bounds or [1]
-        return bounds
-
-    def _turn_down(self, arch: Architecture) -> str | None:
-        """Why an architecture cannot be tried, if so.
-
-        Raises:
-            SpaceExhausted: so many in a row cannot that looking for more is hopeless.
-        """
-        if arch.id in self._unfit:
-            return self._unfit[arch.id]
-        reason = self._why_unfit(arch)
-        if reason is None:
-            self._unfit_in_a_row = 0
-            return None
-        self._unfit[arch.id] = reason
-        self._unfit_in_a_row += 1
-        measured = reason != IMPOSSIBLE and (
-            self._fastest is None or self._fastest.source == "measured"
-        )
-        if self._unfit_in_a_row >= MOST_TRIES["measured" if measured else "predicted"]:
-            raise SpaceExhausted(f"{self._unfit_in_a_row:,} in a row are {reason}")
-        return reason
-
-    def _why_unfit(self, arch: Architecture) -> str | None:
-        try:
-            self.fits(arch)
-        except ArchitectureError:
-            return IMPOSSIBLE
-        for bound in self.config.budgets:
-            if bound.metric != "latency_ms":
-                continue
-            try:
-                timing = self._tell(arch, bound.batch)
-            except SretNasError:
-                return "of unknown latency"
-            if self._fastest is None or timing.most_ms < self._fastest.most_ms:
-                self._fastest = timing
-            if timing.most_ms > bound.limit:
-                return "too slow"
-        return None
-
-    def _tell(self, arch: Architecture, batch: int) -> Timing:
-        key = (arch.id, batch)
-        if key not in self._timings:
-            assert self.clock is not None
-            start = time.perf_counter()
-            self._timings[key] = self.clock(arch, batch)
-            self._latency_s += time.perf_counter() - start
-        return self._timings[key]
-
     # -- confirming --------------------------------------------------------------------------
+
+    def confirm_front(self) -> None:
+        """Train the front with the other seeds, each member and seed by one worker."""
+        with reported(self.run.label), self.pulse:
+            pause, alone = _pauses(), True
+            while not self.stop():
+                wanted = to_confirm(Outcome(self.run, self.config, self.study))
+                if not wanted:
+                    return
+                free = self.confirmations.free(wanted)
+                if not free:
+                    next(pause)
+                    continue
+                # Where several choose at once, they had better not choose the same again.
+                job = free[0] if alone else random.choice(free)  # noqa: S311
+                with self.confirmations.claimed(*job, self.stop) as mine:
+                    if mine:
+                        self.confirm(*job)
+                        pause = _pauses()
+                alone = mine
 
     def confirm(self, number: int, seed: int) -> None:
         """Train a member of the front again with another seed, and read the test images."""
@@ -288,5 +391,14 @@ class Worker:
         else:
             keys = ("val_loss", "val_accuracy", "test_loss", "test_accuracy", "seconds")
             result = {key: getattr(found, key) for key in keys}
-        with reported(self.run.path):
+        with reported(self.run.label):
             self.study.set_user_attr(f"confirmed:{number}:{seed}", result)
+
+
+def _pauses() -> Iterator[None]:
+    """Pauses, each longer than the one before."""
+    length = SHORTEST_PAUSE_S
+    while True:
+        time.sleep(random.uniform(length / 2, length))  # noqa: S311
+        yield
+        length = min(LONGEST_PAUSE_S, 1.5 * length)

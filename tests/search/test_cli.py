@@ -13,7 +13,7 @@ import yaml
 from sret_nas.arch import Architecture
 from sret_nas.errors import InfeasibleError
 from sret_nas.search import Outcome, RunDir, load
-from sret_nas.search.rundir import standing
+from sret_nas.search.trials import standing
 
 Cli = Callable[..., Any]
 TINY = {
@@ -287,22 +287,6 @@ def test_the_time_counts_over_the_whole_run(search: Cli, tmp_path: Path) -> None
     longer = search("--timeout", "1h", "--trials", before + 1, "--json")
     assert "the time is up" not in longer.err
     assert len(standing(load(tmp_path / "run").study)) == before + 1
-
-
-def test_a_killed_session_keeps_its_time(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sret_nas.search import run
-
-    monkeypatch.setattr(run, "BEAT_S", -1.0)
-    config = lab.config(workers=2)
-    study = lab.study(config)
-    session = run._Session(study, config)
-    session.start -= 100
-    session.beat()  # and then a kill
-    found = Outcome(RunDir(lab.folder), config, study).seconds()
-    assert found["total"] == pytest.approx(100, abs=5)
-    assert run._Session(study, config).key != session.key
-    (machine,) = Outcome(RunDir(lab.folder), config, study).machines()
-    assert "torch" in machine
 
 
 def test_a_search_that_tried_everything_says_so(

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from sret_nas.cli.main import run
 
 from sret_nas.search import load
-from sret_nas.search.rundir import standing
+from sret_nas.search.trials import standing
 
 Cli = Callable[..., Any]
 PROGRAM = Path(sys.executable).with_name("sret-nas")

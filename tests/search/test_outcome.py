@@ -112,8 +112,9 @@ def test_counts_failures_and_what_was_turned_down(made: Made) -> None:
 
 
 def test_seconds_add_up(made: Made) -> None:
-    made.study.set_user_attr("session:0", {"seconds": 30.0, "workers": 2, "latency": 1.0})
-    made.study.set_user_attr("session:1", {"seconds": 10.0, "workers": 1, "latency": 0.0})
+    for start, seconds, workers, latency in ((0.0, 30.0, 2, 1.0), (30.0, 10.0, 1, 0.0)):
+        session = {"from": start, "seconds": seconds, "workers": workers, "latency": latency}
+        made.study.set_user_attr(f"session:{start}", session)
     made.confirm(0, 1, 3.0)
     seconds = made.outcome.seconds()
     epochs = 4 * 4 + 1 + 1 + 1

@@ -11,7 +11,7 @@ import sqlalchemy.exc
 
 from sret_nas import files
 from sret_nas.errors import SretNasError
-from sret_nas.search.rundir import reported
+from sret_nas.search.storage import reported
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import ArchitectureError, SretNasError
-from sret_nas.search.rundir import ATTEMPTS, recover, standing
+from sret_nas.search.trials import ATTEMPTS, recover, standing
 from sret_nas.training import DivergedError, NotFiniteError, OutOfMemoryError
 
 Lab = Any
@@ -163,12 +163,13 @@ def test_a_worker_that_died_asking_leaves_nothing_to_try_again(
     lab: Lab, few: dict[str, Any]
 ) -> None:
     """Its trial has no architecture; nor does it stand in the way of the end of a space."""
-    config = lab.config(few)
+    config = lab.config(few, heartbeat_s=0.05)
     study = lab.study(config)
     study.ask()
     lab.worker(config, study).search()
     assert study.user_attrs["exhausted"]
-    assert recover(study) == 1
+    assert recover(study) == 0  # the worker itself has noticed
+    assert study.trials[0].user_attrs["interrupted"] == "lost"
     found = [t for t in standing(study) if "id" in t.user_attrs]
     assert len(found) == len(standing(study)) == config.search_space().distinct.value
 

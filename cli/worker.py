@@ -1,0 +1,61 @@
+"""``sret-nas worker``: help a search that another machine has begun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .output import note
+from .where import StorageOption, StudyOption, the_study
+
+if TYPE_CHECKING:
+    from sret_nas.search import Outcome
+
+
+def worker(
+    storage: StorageOption = None,
+    study: StudyOption = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda (all GPUs in turn) or cuda:N; default: as the search."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one a core on a CPU.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the data are here; default: as the search.")
+    ] = None,
+) -> None:
+    """Train candidates for a search whose study is in a shared storage.
+
+    Space, budget, proxy and the data's name come from the study. It ends when the study
+    has enough candidates and its front is confirmed; Ctrl-C hands its candidate back.
+    """
+    name = the_study(storage, study)
+    from sret_nas.search import RunDir, join
+    from sret_nas.search.presence import me
+
+    from .view import Lines
+
+    run = RunDir(storage=storage, study=name)
+    note(f"study   {name} in {run.address}")
+    who = me()
+    source = None if data is None else str(data)
+    ended = join(run, who, device, workers, source, Lines(who.name))
+    note(_sum(ended.outcome, who.name))
+    if ended.ending == "interrupted":
+        note("interrupted: what was at work is handed back")
+        raise typer.Exit(130)
+    note(f"next    sret-nas pareto --storage … --study {name}")
+
+
+def _sum(outcome: Outcome, team: str) -> str:
+    """What this command did, and what all did."""
+    from sret_nas.search.trials import owner
+
+    whose = [owner(trial) for trial in outcome.trials if trial.state.is_finished()]
+    own = sum(who is not None and who.team == team for who in whose)
+    counts = ", ".join(f"{number} {state}" for state, number in outcome.counts().items())
+    return f"{own} candidates here; {counts} in all"

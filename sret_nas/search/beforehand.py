@@ -1,0 +1,117 @@
+"""What is known of a candidate before it is trained: costs, latency, whether it fits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sret_nas.arch import Architecture
+from sret_nas.cost import cost
+from sret_nas.errors import ArchitectureError, SretNasError
+from sret_nas.search.config import RunConfig
+from sret_nas.search.samplers import SpaceExhausted
+from sret_nas.space import Clock, Timing
+from sret_nas.space.latency import MOST_TRIES
+
+IMPOSSIBLE = "impossible at the proxy's scale"
+
+
+class Beforehand:
+    """Costs and latencies of candidates, and why some cannot be tried.
+
+    Args:
+        config: What was asked for.
+        fits: Whether an architecture exists at the evaluator's scale.
+        clock: Tells latencies; needed where a bound or an objective is one.
+
+    Attributes:
+        latency_s: Seconds that went into latencies since ``begin``.
+        fastest: The smallest latency that was told.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        fits: Callable[[Architecture], object],
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = config
+        self.fits = fits
+        self.clock = clock
+        self.latency_s = 0.0
+        self.fastest: Timing | None = None
+        self._timings: dict[tuple[str, int], Timing] = {}
+        self._unfit: dict[str, str] = {}
+        self._unfit_in_a_row = 0
+
+    def begin(self) -> None:
+        """Another candidate is looked for."""
+        self.latency_s, self._unfit_in_a_row = 0.0, 0
+
+    def metrics(self, arch: Architecture) -> dict[str, float]:
+        """The costs of a candidate, with its latency where that matters."""
+        found = cost(arch)
+        metrics: dict[str, float] = {
+            "macs": found.macs,
+            "params": found.params,
+            "peak_bytes": found.peak_bytes,
+        }
+        for batch in self._batches()[:1]:
+            metrics["latency_ms"] = self.tell(arch, batch).ms
+        return metrics
+
+    def _batches(self) -> list[int]:
+        """Batch sizes whose latency matters; the first is the objective's."""
+        bounds = [b.batch for b in self.config.budgets if b.metric == "latency_ms"]
+        if any(goal.name == "latency_ms" for goal in self.config.goals):
+            bounds = bounds or [1]
+        return bounds
+
+    def turn_down(self, arch: Architecture) -> str | None:
+        """Why an architecture cannot be tried, if so.
+
+        Raises:
+            SpaceExhausted: so many in a row cannot that looking for more is hopeless.
+        """
+        if arch.id in self._unfit:
+            return self._unfit[arch.id]
+        reason = self._why_unfit(arch)
+        if reason is None:
+            self._unfit_in_a_row = 0
+            return None
+        self._unfit[arch.id] = reason
+        self._unfit_in_a_row += 1
+        measured = reason != IMPOSSIBLE and (
+            self.fastest is None or self.fastest.source == "measured"
+        )
+        if self._unfit_in_a_row >= MOST_TRIES["measured" if measured else "predicted"]:
+            raise SpaceExhausted(f"{self._unfit_in_a_row:,} in a row are {reason}")
+        return reason
+
+    def _why_unfit(self, arch: Architecture) -> str | None:
+        try:
+            self.fits(arch)
+        except ArchitectureError:
+            return IMPOSSIBLE
+        for bound in self.config.budgets:
+            if bound.metric != "latency_ms":
+                continue
+            try:
+                timing = self.tell(arch, bound.batch)
+            except SretNasError:
+                return "of unknown latency"
+            if self.fastest is None or timing.most_ms < self.fastest.most_ms:
+                self.fastest = timing
+            if timing.most_ms > bound.limit:
+                return "too slow"
+        return None
+
+    def tell(self, arch: Architecture, batch: int) -> Timing:
+        """The latency of a candidate, told once."""
+        key = (arch.id, batch)
+        if key not in self._timings:
+            assert self.clock is not None
+            start = time.perf_counter()
+            self._timings[key] = self.clock(arch, batch)
+            self.latency_s += time.perf_counter() - start
+        return self._timings[key]

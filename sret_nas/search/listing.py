@@ -1,0 +1,107 @@
+"""Which runs there are, and how far they have come: in a storage, or below a folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import TrialState
+
+from sret_nas.errors import SretNasError
+from sret_nas.search.address import Address
+from sret_nas.search.rundir import CONFIG, RunDir
+from sret_nas.search.samplers import counted
+from sret_nas.search.session import total_s
+from sret_nas.search.storage import open_storage, reported
+from sret_nas.search.trials import owner
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run and how far it has come.
+
+    Attributes:
+        run: Its folder, or the study's name.
+        space: What is searched.
+        budget: Its bounds, as written.
+        finished: Candidates that have been tried.
+        wanted: Candidates in all; ``None`` for no limit.
+        running: Candidates at work.
+        workers: Processes that hold them.
+        confirmed: Confirmations of members of the front.
+        seconds: Wall time so far.
+        problem: Why it could not be read, or ``None``.
+    """
+
+    run: str
+    space: str | None = None
+    budget: str = ""
+    finished: int = 0
+    wanted: int | None = None
+    running: int = 0
+    workers: int = 0
+    confirmed: int = 0
+    seconds: float = 0.0
+    problem: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def names(storage: str) -> list[str]:
+    """Names of the runs in a storage; other studies in it are left out."""
+    address = Address.parse(storage)
+    with reported(str(address)):
+        studies = open_storage(address).get_all_studies()
+    return sorted(one.study_name for one in studies if CONFIG in one.user_attrs)
+
+
+def in_storage(storage: str) -> list[Progress]:
+    """The runs of a storage, by name."""
+    address = Address.parse(storage)
+    with reported(str(address)):
+        opened = open_storage(address)
+        studies = [one for one in opened.get_all_studies() if CONFIG in one.user_attrs]
+        return [
+            _progress(one.study_name, Study(one.study_name, opened), one.user_attrs)
+            for one in sorted(studies, key=lambda one: one.study_name)
+        ]
+
+
+def below(folder: Path) -> list[Progress]:
+    """The run directories in a folder, by name."""
+    found = []
+    for path in sorted(file.parent for file in folder.glob("*/config.yaml")):
+        try:
+            study = RunDir(path).study()
+            with reported(path):
+                attributes = study.user_attrs
+                if CONFIG not in attributes:  # begun by an earlier version
+                    attributes |= {CONFIG: RunDir(path).config().model_dump(mode="json")}
+                found.append(_progress(str(path), study, attributes))
+        except SretNasError as error:
+            found.append(Progress(str(path), problem=str(error).splitlines()[0]))
+    return found
+
+
+def _progress(name: str, study: Study, attributes: dict[str, Any]) -> Progress:
+    config: dict[str, Any] = attributes[CONFIG]
+    trials = counted(study.get_trials(deepcopy=False))
+    states = Counter(trial.state for trial in trials)
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    owners = {who.name for trial in running if (who := owner(trial))}
+    return Progress(
+        run=name,
+        space=config.get("space", {}).get("name"),
+        budget=", ".join(config.get("budget", ())),
+        finished=len(trials) - states[TrialState.RUNNING],
+        wanted=config.get("trials"),
+        running=len(running),
+        workers=len(owners),
+        confirmed=sum(key.startswith("confirmed:") for key in attributes),
+        seconds=total_s(attributes),
+    )

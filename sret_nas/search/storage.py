@@ -1,0 +1,307 @@
+"""Opens a study's storage, and waits for a database that is away for a while."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import itertools
+import logging
+import os
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
+from optuna.trial import TrialState
+
+from sret_nas.errors import ConfigError, SretNasError, UsageError
+from sret_nas.search.address import Address
+
+PATIENCE_S = 300.0
+"""How long a worker waits for a database that does not answer."""
+HURRIED_S = 5.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 10.0
+CALL_S = 60.0
+"""A call that takes longer is given up, and made again."""
+OPENINGS = 5
+CONNECT: dict[str, dict[str, Any]] = {
+    "sqlite": {"timeout": CALL_S},
+    "postgresql": {
+        "connect_timeout": 10,
+        "keepalives_idle": 20,
+        "keepalives_interval": 5,
+        "keepalives_count": 4,
+        "tcp_user_timeout": 40_000,
+    },
+    "mysql": {"connect_timeout": 10, "read_timeout": CALL_S, "write_timeout": CALL_S},
+}
+CONNECT["mariadb"] = CONNECT["mysql"]
+"""What the drivers are told, so that a cut is noticed within a minute."""
+GRPC_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL", "RESOURCE_EXHAUSTED")
+STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
+Say = Callable[[str], None]
+
+
+def say_on_stderr(text: str) -> None:
+    """One line."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def open_storage(address: Address, say: Say = say_on_stderr, patience_s: float = PATIENCE_S) -> Any:
+    """Connect to a storage.
+
+    Args:
+        address: Where.
+        say: Told when the database does not answer, and when it does again.
+        patience_s: How long to wait for it then.
+
+    Raises:
+        UsageError: its driver is not installed.
+        ConfigError: a file that is no database of studies.
+        SretNasError: it does not answer, or does not let us in.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # of what is retried, nothing is shown
+    for name in ("sqlalchemy.pool", "sqlalchemy.engine"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for attempt in itertools.count(1):
+        try:
+            return Patient(_open(address), say, patience_s)  # type: ignore[abstract]
+        except ImportError as error:
+            raise _no_driver(address) from error
+        except (RuntimeError, sqlalchemy.exc.SQLAlchemyError, ConnectionError) as error:
+            # Two that make the tables at the same time get in each other's way, once.
+            if attempt < OPENINGS and address.kind != "sqlite":
+                time.sleep(random.uniform(0, FIRST_WAIT_S * 2**attempt))  # noqa: S311
+                continue
+            text = address.scrub(said(error))
+            if address.kind == "sqlite":
+                raise ConfigError(
+                    f"{address}: not a study of Optuna: {text}",
+                    "move the file away, or choose another --out",
+                ) from error
+            raise SretNasError(
+                f"{address} cannot be opened: {text}", "is it running, and may this user in?"
+            ) from error
+    raise AssertionError
+
+
+def _open(address: Address) -> BaseStorage:
+    if address.kind == "grpc":
+        return _proxy(address)
+    options = {k: v for k, v in CONNECT[address.kind].items() if k not in address.url.query}
+    engine: dict[str, Any] = {"connect_args": options}
+    if address.kind != "sqlite":  # one connection a worker, and one more while it beats
+        engine |= {"pool_size": 1, "max_overflow": 1}
+    storage = RDBStorage(address.secret, engine_kwargs=engine)
+    if address.kind == "postgresql":
+        _let_go_of_locks(storage)
+    return optuna.storages.get_storage(storage)
+
+
+def _let_go_of_locks(storage: RDBStorage) -> None:
+    """A worker that is cut off within a transaction shall not hold up the others."""
+    from sqlalchemy import event
+
+    @event.listens_for(storage.engine, "connect")
+    def limit(connection: Any, _: object) -> None:
+        with contextlib.suppress(Exception), connection.cursor() as cursor:
+            cursor.execute("SET idle_in_transaction_session_timeout = '60s'")
+            cursor.execute("SET tcp_user_timeout = '40s'")
+        connection.commit()
+
+    storage.engine.dispose()
+
+
+def _proxy(address: Address) -> BaseStorage:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    import grpc
+
+    url = address.url
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        proxy = GrpcStorageProxy(host=str(url.host), port=int(url.port or 0))
+    try:
+        proxy.wait_server_ready(timeout=10)
+    except (ConnectionError, grpc.RpcError) as error:
+        raise ConnectionError("no answer within 10 s") from error
+    return proxy
+
+
+def _no_driver(address: Address) -> UsageError:
+    extra = {"mariadb": "mysql"}.get(address.kind, address.kind)
+    return UsageError(f"{address}: its driver is not installed", f"pip install 'sret-nas[{extra}]'")
+
+
+# -- what went wrong -------------------------------------------------------------------------
+
+
+def said(error: BaseException) -> str:
+    """The first line of what the driver or the server said."""
+    for link in chain(error):
+        original = getattr(link, "orig", None)
+        if original is not None:
+            error = original
+            break
+        if callable(getattr(link, "details", None)):
+            return str(link.details() or "no answer").splitlines()[0]  # type: ignore[attr-defined]
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def passing(error: BaseException) -> bool:
+    """Whether an error may go away by itself: a restart, a cut, a lock, a crowd."""
+    return any(_passes(link) for link in chain(error))
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, sqlalchemy.exc.PendingRollbackError | sqlalchemy.exc.TimeoutError):
+        return True
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        if error.connection_invalidated or isinstance(error, sqlalchemy.exc.InterfaceError):
+            return True
+        if not isinstance(error, sqlalchemy.exc.OperationalError):
+            return False
+        original = error.orig
+        if type(original).__module__.startswith("sqlite3"):
+            return "locked" in str(original) or "busy" in str(original)
+        state = str(getattr(original, "sqlstate", None) or "")
+        return state != "53100" and state[:2] in ("", "08", "40", "53", "55", "57")
+    code: Any = getattr(error, "code", None)
+    return bool(type(error).__module__.startswith("grpc") and code and code().name in GRPC_PASSING)
+
+
+# -- patience --------------------------------------------------------------------------------
+
+
+class Patient(BaseStorage):
+    """A storage that makes a call again where the database was away.
+
+    Optuna's calls may be repeated: attributes and parameters are written once or twice to
+    the same effect; a trial that was created, but whose number never arrived, is a trial
+    without a worker, and closed like that of any that is gone; a trial that was finished
+    is looked at before its end is believed to be another's.
+
+    Args:
+        inner: The storage itself, for calls that may fail.
+        say: Told once when the database does not answer, and once when it does again.
+        patience_s: How long to wait, in all, for one call.
+    """
+
+    def __init__(
+        self,
+        inner: BaseStorage,
+        say: Say = say_on_stderr,
+        patience_s: float = PATIENCE_S,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.inner = inner
+        self.say = say
+        self.patience_s = patience_s
+        self.sleep = sleep
+        self.clock = clock
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """One call of the storage, repeated where it failed for a passing reason."""
+        start = self.clock()
+        for attempt in itertools.count():
+            try:
+                found = getattr(self.inner, name)(*args, **kwargs)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                if attempt and name == "set_trial_state_values" and self._is_so(*args, **kwargs):
+                    return True
+                raise
+            except Exception as error:
+                waited = self.clock() - start
+                if not passing(error) or waited > self.patience_s:
+                    if passing(error):
+                        self.patience_s = 0.0  # nor for what is left to be tidied up
+                    raise
+                if attempt == 1:  # the first is a connection that a restart has cut
+                    self.say(
+                        "the database does not answer; "
+                        f"waiting for it, up to {self.patience_s:.0f} s"
+                    )
+                longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
+                self.sleep(random.uniform(longest / 2, longest))  # noqa: S311
+            else:
+                if attempt > 1:
+                    self.say(f"the database answers again, after {self.clock() - start:.0f} s")
+                return found
+        raise AssertionError
+
+    def _is_so(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
+        """Whether a trial already has the end that a repeated call wants to give it."""
+        trial = self.get_trial(trial_id)
+        return trial.state == state and trial.values == (values and [float(v) for v in values])
+
+    def remove_session(self) -> None:
+        """See Optuna's."""
+        self.inner.remove_session()
+
+
+def _patiently(name: str) -> Callable[..., Any]:
+    def method(self: Patient, *args: Any, **kwargs: Any) -> Any:
+        return self.call(name, *args, **kwargs)
+
+    return method
+
+
+for _name in sorted(BaseStorage.__abstractmethods__):
+    setattr(Patient, _name, _patiently(_name))
+abc.update_abstractmethods(Patient)  # type: ignore[type-abstract]
+
+
+def impatient(study: optuna.Study) -> BaseStorage:
+    """The storage of a study for calls that may fail."""
+    storage: BaseStorage = study._storage
+    return storage.inner if isinstance(storage, Patient) else storage
+
+
+@contextlib.contextmanager
+def hurried(study: optuna.Study) -> Iterator[None]:
+    """Within the block, a database that is away is not waited for long."""
+    storage = study._storage
+    before = storage.patience_s if isinstance(storage, Patient) else 0.0
+    if isinstance(storage, Patient):
+        storage.patience_s = min(before, HURRIED_S)
+    try:
+        yield
+    finally:
+        if isinstance(storage, Patient):
+            storage.patience_s = before
+
+
+@contextlib.contextmanager
+def reported(where: Path | str) -> Iterator[None]:
+    """Turn what a storage or a full disk raises into one line."""
+    try:
+        yield
+    except SretNasError:
+        raise
+    except OSError as error:
+        raise SretNasError(
+            f"{error.filename or where}: {error.strerror}",
+            "mend it and give the same command: it goes on from there",
+        ) from error
+    except Exception as error:
+        if not isinstance(error, STORAGE_ERRORS) and not type(error).__module__.startswith("grpc"):
+            raise
+        raise SretNasError(
+            f"{where}: the study cannot be read or written: {said(error)}",
+            "mend the disk or the database and give the same command: it goes on from there",
+        ) from error
