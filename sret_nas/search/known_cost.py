@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,8 @@ class KnownCostSampler(BaseSampler):
     A proposal is a function of the seed and of the study's trials. Search spaces must be
     static: a parameter that only some trials have is refused, since a cost must be known
     before anything is suggested. Without ``search_space``, the first trials' parameters are
-    not known in advance: each is drawn at random, feasible where the last one allows it.
+    not known in advance: the first trial takes small numbers, later ones random ones, and the
+    last parameter is chosen so that the trial is feasible if it can be.
 
     Args:
         known: Objective index → its exact value from the parameters. The one index that is
@@ -196,7 +198,7 @@ class KnownCostSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """A random value, while no trial has told the search space yet.
+        """A value while no trial has told the search space yet.
 
         Raises:
             ValueError: the parameter is conditional, or its range changes.
@@ -209,13 +211,20 @@ class KnownCostSampler(BaseSampler):
         rng = np.random.default_rng((self.seed, trial.number, *param_name.encode()))
         one = FromDistributions({param_name: param_distribution})
         rows = one.draw(100, rng)
-        for row in rng.permutation(rows):
+        # The first trial is cheap where costs rise with the numbers; others are random.
+        rows = rng.permutation(rows) if trial.number else np.roll(rows, -(len(rows) // 10), axis=0)
+        for row in rows:
             try:
                 if not self.feasible or self.feasible({**trial.params, **one.params(row)}):
-                    break
+                    return one.params(row)[param_name]
             except KeyError:  # it needs parameters that are still to come
-                break
-        return one.params(row)[param_name]
+                return one.params(row)[param_name]
+        warnings.warn(
+            f"KnownCostSampler: trial {trial.number} is infeasible: it was drawn before any trial "
+            "told the search space; give search_space=…",
+            stacklevel=2,
+        )
+        return one.params(rows[0])[param_name]
 
     # -- what is known -----------------------------------------------------------------------
 

@@ -187,9 +187,24 @@ def test_continuous_parameters_and_optimize() -> None:
         seed=0,
     )
     study = new_study(sampler)
-    study.optimize(objective, n_trials=25)
+    study.optimize(objective, n_trials=40)
     assert all(t.params["n"] * t.params["x"] > 0.5 for t in study.trials)
     assert min(trial.values[0] for trial in study.trials) < 0.1
+
+
+def test_a_first_trial_that_cannot_be_feasible_is_told() -> None:
+    sampler = KnownCostSampler({1: lambda p: p["x"]}, lambda p: p["x"] > 5, seed=0)
+    study = new_study(sampler)
+    with pytest.warns(UserWarning, match="trial 0 is infeasible: .* give search_space"):
+        study.ask({"x": IntDistribution(1, 5)})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_upper_bound_holds_from_the_first_trial_on(seed: int) -> None:
+    sampler = KnownCostSampler({1: log_size}, lambda p: size(p) <= 60, seed=seed)
+    study = new_study(sampler)
+    go_on(study, 8)
+    assert all(size(trial.params) <= 60 for trial in study.trials)
 
 
 def test_the_first_trials_are_spread_over_the_cost() -> None:
