@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sret_nas.errors import UsageError
 
 from .output import note, status
+from .where import RunArgument, StorageOption, StudyOption, find
+
+if TYPE_CHECKING:
+    from sret_nas.search import RunDir
 
 RUNS = Path("runs")
 
 
 def dashboard(
-    run: Annotated[
-        Path | None, typer.Argument(help="Run directory; default the newest in runs/.")
-    ] = None,
+    run: RunArgument = None,
+    storage: StorageOption = None,
+    study: StudyOption = None,
     host: Annotated[
         str, typer.Option(help="Interface to listen on; no password protects it.")
     ] = "127.0.0.1",
@@ -30,20 +35,21 @@ def dashboard(
         bool, typer.Option("--browser/--no-browser", help="Open a browser, where there is one.")
     ] = True,
 ) -> None:
-    """Optuna Dashboard on a run, finished or not; prints its address, ends with Ctrl-C."""
-    path = run or _newest()
-    with status() as progress:
-        progress(f"reading {path}")
-        from sret_nas.report.dashboard import EVERYWHERE, Dashboard
-        from sret_nas.search import load
+    """Optuna Dashboard on a run, finished or not; prints its address, ends with Ctrl-C.
 
-        outcome = load(path)
-        artifacts = outcome.run.path / "artifacts"
-        served = Dashboard(
-            outcome, artifacts, host, port, warn=lambda text: note(f"warning: {text}")
-        )
+    Without a run or a storage, it is the newest run in runs/.
+    """
+    if run is None and storage is None:
+        run = _newest()
+    with status() as progress:
+        progress("reading the run")
+        outcome = find(run, storage, study)
+        from sret_nas.report.dashboard import EVERYWHERE, Dashboard
+
+        folder = _artifacts(outcome.run)
+        served = Dashboard(outcome, folder, host, port, warn=lambda text: note(f"warning: {text}"))
     with served:
-        note(f"run     {path}")
+        note(f"run     {outcome.run.label}")
         if host in EVERYWHERE:
             note("note: whoever reaches this machine can read and change the study")
         print(served.url, flush=True)
@@ -56,8 +62,21 @@ def _newest() -> Path:
     """The run that was written to last."""
     found = list(RUNS.glob("*/config.yaml"))
     if not found:
-        raise UsageError("dashboard: no run given, and none in runs/", "sret-nas dashboard RUN")
+        raise UsageError(
+            "dashboard: no run is given, and there is none in runs/",
+            "sret-nas dashboard RUN, or --storage and --study",
+        )
     return max(found, key=lambda path: max(p.stat().st_mtime for p in path.parent.iterdir())).parent
+
+
+def _artifacts(run: RunDir) -> Path:
+    """The run's own folder; of a study without one, a cache that can be made again."""
+    if run.has_folder:
+        return run.path / "artifacts"
+    from sret_nas.device import cache_folder
+
+    key = hashlib.sha256(f"{run.address} {run.study_name}".encode()).hexdigest()[:16]
+    return cache_folder() / "artifacts" / key
 
 
 def _has_browser() -> bool:

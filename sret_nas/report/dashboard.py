@@ -33,7 +33,7 @@ def refuse_other(outcome: Outcome) -> None:
     Raises:
         ConfigError: it has other objectives, or trials without an architecture.
     """
-    study, label = outcome.study, outcome.run.path
+    study, label = outcome.study, outcome.run.label
     hint = "optuna-dashboard itself shows any study"
     if len(study.directions) != len(outcome.config.goals):
         raise ConfigError(

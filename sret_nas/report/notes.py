@@ -118,22 +118,25 @@ def _stages(arch: Architecture, found: Cost) -> str:
     costs = {part.stage: part for part in found.by_stage}
     for i, (stage, side) in enumerate(zip(arch.stages, arch.sides, strict=True)):
         part = costs[f"stage {i + 1}"]
-        loops = f"{stage.blocks} × {stage.recursions}"
-        if stage.recursions > 1:
-            loops += f" {stage.order}, shares {stage.share}"
+        again = stage.recursions > 1
         rows.append(
             (
                 str(i + 1),
                 f"{side} × {side}",
-                f"{stage.dim} ({_count(stage.heads, 'head')})",
-                loops,
+                str(stage.dim),
+                str(stage.heads),
+                str(stage.blocks),
+                str(stage.recursions),
+                stage.order if again else "–",
+                stage.share if again else "–",
                 ", ".join(map(str, stage.groups)),
                 format_count(part.macs),
                 format_count(part.params),
             )
         )
     titles = (
-        "stage", "tokens", "channels", "blocks × loops", "slices by loop", "MACs", "params",
+        "stage", "tokens", "channels", "heads", "blocks", "loops", "order", "loops share",
+        "slices by loop", "MACs", "params",
     )  # fmt: skip
     return f"Depth {arch.depth}, by stage:\n\n{_table(titles, rows)}"
 

@@ -18,7 +18,7 @@ from sret_nas.cost import cost
 from sret_nas.report import charts
 from sret_nas.report.draw import draw
 from sret_nas.report.known import references
-from sret_nas.search import Member, Outcome
+from sret_nas.search import Member, Outcome, RunDir
 from sret_nas.search.rundir import reported
 from sret_nas.units import format_count, format_quantity
 
@@ -34,7 +34,7 @@ def write(outcome: Outcome) -> Path:
     Raises:
         SretNasError: the folder cannot be written, or the study not be read.
     """
-    with reported(outcome.run.path):
+    with reported(outcome.run.label):
         files.write(outcome.run.report, page(outcome))
     return outcome.run.report
 
@@ -65,7 +65,8 @@ def _content(outcome: Outcome) -> dict[str, Any]:
     importances, why_not = _importances(outcome)
     return {
         "title": str(config.space.get("name", "space")),
-        "run": outcome.run.path,
+        "run": outcome.run.label,
+        "saved": outcome.run.has_folder,
         "config": config,
         "counts": outcome.counts(),
         "best": best and _member(outcome, best),
@@ -111,7 +112,10 @@ def command(outcome: Outcome) -> str:
         words += ["--timeout", f"{config.timeout_s:g}s"]
     if not config.published:
         words.append("--no-seeds")
-    return shlex.join([*words, "--out", str(outcome.run.path)])
+    run = outcome.run
+    if not run.own_database:
+        words += ["--storage", str(run.address), "--study", run.study_name]
+    return shlex.join([*words, "--out", str(run.path)] if run.has_folder else words)
 
 
 def _why(outcome: Outcome, best: Member) -> list[str]:
@@ -167,8 +171,14 @@ def _member(outcome: Outcome, member: Member) -> dict[str, Any]:
         "macs": found.macs,
         "params": found.params,
         "yaml": arch.to_yaml(),
-        "file": outcome.run.architectures / f"{member.trial:03d}.yaml",
+        "file": _file(outcome.run, member.trial),
     }
+
+
+def _file(run: RunDir, trial: int) -> Path:
+    """Where the architecture of a member is, or is to be put by the reader."""
+    name = f"{trial:03d}.yaml"
+    return run.architectures / name if run.has_folder else Path(name)
 
 
 def _importances(outcome: Outcome) -> tuple[list[tuple[str, float]], str]:

@@ -80,7 +80,7 @@ class Publisher:
             SretNasError: the folder or the study cannot be written.
         """
         deadline = time.monotonic() + within_s
-        with reported(outcome.run.path):
+        with reported(outcome.run.label):
             now = _stamp(outcome)
             due = self._due(now, final)
             if now == self._told and not due:
