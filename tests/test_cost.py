@@ -23,7 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import sret_nas
 from sret_nas import Architecture, zoo
 from sret_nas.arch import divisors
+from sret_nas.cost import QUANTITIES as COST_QUANTITIES
 from sret_nas.cost import (
+    Cost,
     Shape,
     activations,
     macs,
@@ -35,6 +37,7 @@ from sret_nas.cost import (
     training_bytes,
     weight_bytes,
 )
+from sret_nas.cost.program import source
 from sret_nas.cost.shapes import StageShape
 from sret_nas.errors import UsageError
 
@@ -186,8 +189,8 @@ def test_table_takes_what_all_rows_share_as_a_number() -> None:
     arch = zoo.PUBLISHED["sret_t"]
     base = shape(arch)
     groups = np.array([1, 2, 4, 7])
-    first = dataclasses.replace(base.stages[0], attention_pairs=4 * 784 * (784 // groups))
-    results = table(dataclasses.replace(base, stages=(first, *base.stages[1:])))
+    first = base.stages[0]._replace(attention_pairs=4 * 784 * (784 // groups))
+    results = table(base._replace(stages=(first, *base.stages[1:])))
     for i, g in enumerate(groups.tolist()):
         data = arch.to_dict()
         data["stages"][0]["groups"] = [g, g]
@@ -225,15 +228,42 @@ def test_table_refuses() -> None:
     columns = stack([zoo.PUBLISHED["sret_t"]])
     with pytest.raises(UsageError, match="unknown quantity 'flops'; allowed: macs, params"):
         table(columns, ["flops"])
-    huge = StageShape(*(np.array([10**6]) for _ in dataclasses.fields(StageShape)))
+    huge = StageShape(*(np.array([10**6]) for _ in StageShape._fields))
     with pytest.raises(UsageError, match="macs could pass 64 bits"):
-        table(dataclasses.replace(columns, stages=(huge,)))
+        table(columns._replace(stages=(huge,)))
 
 
 def test_one_architecture_has_no_limit() -> None:
     stage = {"heads": 256, "head_dim": 64, "blocks": 1000, "recursions": 10, "mlp_ratio": 64.0}
     arch = Architecture.load({"image_size": 4096, "stem_stride": 1, "stages": [stage]})
     assert sret_nas.cost(arch).macs > 2**63
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_program_says_what_its_formula_says(seed: int) -> None:
+    """Of one architecture as computed layer by layer, and at any number of stages."""
+    rng = random.Random(seed)
+    one = shape(random_architecture(seed))
+    stages = 1 + seed % 8
+    any_numbers = one._replace(stages=(one.stages[0],) * stages).map(
+        lambda x: rng.choice([0, 1, x, rng.randrange(10**6)])
+    )
+    for numbers in (one, any_numbers):
+        found = Cost(numbers)
+        for name, formula in COST_QUANTITIES.items():
+            assert getattr(found, name) == formula(numbers), name
+            assert type(getattr(found, name)) is int
+
+
+def test_a_program_is_short_and_free_of_what_it_does_not_need() -> None:
+    lines = source(macs, 3).splitlines()
+    assert len(lines) < 110
+    assert len(lines) == len(set(lines))
+
+
+def test_a_formula_that_branches_cannot_become_a_program() -> None:
+    with pytest.raises(TypeError, match="must not branch on a number"):
+        source(lambda shape: 1 if shape.image_size > 3 else 2, 1)
 
 
 def test_cost_is_a_value_and_free_of_torch() -> None:

@@ -2,8 +2,8 @@
 
 There is one copy of the arithmetic. It runs over ``Shape``, whose numbers are
 Python integers for one architecture (exact at any size) or NumPy columns for a
-table, and every total, stage and layer is a sum over the same ``Layer`` rows.
-Free of torch.
+table, and every total, stage and layer is a sum over the same ``Layer`` rows. For
+one architecture it runs as ``program`` compiles it. Free of torch.
 
 Conventions:
     * params: parameters with weights of their own; a shared weight counts once.
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from sret_nas.arch import Architecture
 from sret_nas.cost.formulas import Layer, activations, depth, layers, macs, params
 from sret_nas.cost.memory import peak_bytes, training_bytes, weight_bytes
+from sret_nas.cost.program import compiled
 from sret_nas.cost.shapes import Number, Shape, StageShape, shape, stack
 from sret_nas.errors import UsageError
 
@@ -159,30 +160,33 @@ class Cost:
     def _layers(self) -> tuple[Layer, ...]:
         return tuple(layers(self.shape))
 
-    @functools.cached_property
+    def _sum(self, quantity: Quantity) -> int:
+        return compiled(quantity, len(self.shape.stages))(self.shape)
+
+    @property
     def params(self) -> int:
         """Unique parameters."""
-        return int(sum(layer.params for layer in self._layers))
+        return self._sum(params)
 
-    @functools.cached_property
+    @property
     def macs(self) -> int:
         """Multiply-adds for one image."""
-        return int(sum(layer.macs for layer in self._layers))
+        return self._sum(macs)
 
-    @functools.cached_property
+    @property
     def activations(self) -> int:
         """Output elements of convolutions and matrix products for one image."""
-        return int(sum(layer.activations for layer in self._layers))
+        return self._sum(activations)
 
-    @functools.cached_property
+    @property
     def weight_bytes(self) -> int:
         """Bytes of the parameters in fp32."""
-        return int(weight_bytes(self.shape))
+        return self._sum(weight_bytes)
 
-    @functools.cached_property
+    @property
     def peak_bytes(self) -> int:
         """Peak memory of inference in bytes: batch 1, fp32, weights included."""
-        return int(peak_bytes(self.shape))
+        return self._sum(peak_bytes)
 
     def inference_bytes(self, batch: int = 1, dtype_bytes: int = 4) -> int:
         """Peak memory of inference in bytes; see ``memory.peak_bytes``."""

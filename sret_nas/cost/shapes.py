@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,7 @@ Number: TypeAlias = Any
 """A Python int, or an integer NumPy column with one entry per architecture."""
 
 
-@dataclass(frozen=True)
-class StageShape:
+class StageShape(NamedTuple):
     """The numbers of one stage that its cost depends on; each int or column.
 
     A stage that some rows of a table do not have is all zeros there.
@@ -48,8 +46,7 @@ class StageShape:
     permuted: Number = 0
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """The numbers of an architecture, or of a table of them; each int or column.
 
     Attributes:
@@ -76,10 +73,7 @@ class Shape:
             change(self.num_classes),
             change(self.residual_scale),
             tuple(map(change, self.stem_sides)),
-            tuple(
-                StageShape(*(change(getattr(stage, name)) for name in STAGE_FIELDS))
-                for stage in self.stages
-            ),
+            tuple(StageShape(*map(change, stage)) for stage in self.stages),
         )
 
     def columns(self) -> list[NDArray[Any]]:
@@ -101,11 +95,18 @@ class Shape:
     def wide(self) -> Shape:
         """The same numbers as int64 columns and Python ints, so that products fit."""
         return self.map(
-            lambda x: x.astype(np.int64, copy=False) if isinstance(x, np.ndarray) else int(x)
+            lambda x: (
+                x.astype(np.int64, copy=False)
+                if isinstance(x, np.ndarray)
+                else x.item()
+                if isinstance(x, np.generic)
+                else x
+            )
         )
 
 
-STAGE_FIELDS = tuple(field.name for field in fields(StageShape))
+ABSENT = StageShape(*(0 for _ in StageShape._fields))
+"""A stage that is not there."""
 
 
 def shape(arch: Architecture) -> Shape:
@@ -113,29 +114,34 @@ def shape(arch: Architecture) -> Shape:
     sides = [arch.image_size]
     for stride in (2, 4, 8):
         sides.append(-(-sides[-1] // 2) if arch.stem_stride >= stride else sides[-1])
-    stages = tuple(
-        StageShape(
-            tokens=tokens,
-            dim=stage.dim,
-            heads=stage.heads,
-            mlp_hidden=stage.mlp_hidden,
-            nll_hidden=stage.nll_hidden,
-            depth=stage.depth,
-            attention_units=stage.attention_units,
-            mlp_units=stage.mlp_units,
-            attention_pairs=stage.blocks * sum(tokens * (tokens // g) for g in stage.groups),
-            permuted=stage.blocks
-            * sum(arch.permute != "none" and 1 < g < tokens for g in stage.groups[1:]),
+    permutes = arch.permute != "none"
+    stages = []
+    for stage, tokens in zip(arch.stages, arch.tokens, strict=True):
+        pairs = permuted = 0
+        for loop, groups in enumerate(stage.groups):
+            pairs += tokens * (tokens // groups)
+            permuted += permutes and loop > 0 and 1 < groups < tokens
+        stages.append(
+            StageShape(
+                tokens=tokens,
+                dim=stage.dim,
+                heads=stage.heads,
+                mlp_hidden=stage.mlp_hidden,
+                nll_hidden=stage.nll_hidden,
+                depth=stage.depth,
+                attention_units=stage.attention_units,
+                mlp_units=stage.mlp_units,
+                attention_pairs=stage.blocks * pairs,
+                permuted=stage.blocks * permuted,
+            )
         )
-        for stage, tokens in zip(arch.stages, arch.tokens, strict=True)
-    )
     return Shape(
         image_size=arch.image_size,
         in_chans=arch.in_chans,
         num_classes=arch.num_classes,
         residual_scale=int(arch.residual_scale),
         stem_sides=(sides[1], sides[2], sides[3]),
-        stages=stages,
+        stages=tuple(stages),
     )
 
 
@@ -145,10 +151,9 @@ def stack(archs: Sequence[Architecture]) -> Shape:
     Rows with fewer stages than others have zeros in the rest.
     """
     shapes = [shape(arch) for arch in archs]
-    absent = StageShape(*(0 for _ in STAGE_FIELDS))
     most = max(len(one.stages) for one in shapes)
     shapes = [
-        replace(one, stages=one.stages + (absent,) * (most - len(one.stages))) for one in shapes
+        one._replace(stages=one.stages + (ABSENT,) * (most - len(one.stages))) for one in shapes
     ]
     rows: list[list[int]] = []
     for one in shapes:

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sret_nas.cost import table
-from sret_nas.cost.shapes import STAGE_FIELDS
+from sret_nas.cost.shapes import ABSENT
 from sret_nas.space.coding import Codes, Coding
 from sret_nas.space.dimensions import Dimension
 
@@ -216,8 +216,8 @@ def _widen(coding: Coding, codes: Codes, i: int) -> Codes:
 def _prefix_costs(coding: Coding, codes: Codes, i: int) -> Table:
     """Costs without the stages after ``i``; beside them what the memory of those adds to."""
     shape = coding.shape(codes)
-    absent = replace(shape.stages[0], **dict.fromkeys(STAGE_FIELDS, 0))
-    shape = replace(shape, stages=shape.stages[: i + 1] + (absent,) * (len(shape.stages) - i - 1))
+    stages = shape.stages[: i + 1] + (ABSENT,) * (len(shape.stages) - i - 1)
+    shape = shape._replace(stages=stages)
     costs = table(shape, METRICS)
     costs["kept"] = sum(s.tokens * s.dim for s in shape.stages[: i + 1])
     return costs
