@@ -368,18 +368,21 @@ def interval(values: Floats) -> tuple[float, float]:
 
 
 def summary(runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, Any]:
-    """Scores of every contender, and what the known-cost sampler has over it."""
+    """Scores of every contender, and what the known-cost sampler has over it, seed by seed."""
     found = {}
+    seeds = sorted(set.intersection(*(set(some) for some in runs.values())))
     scores = {
-        name: np.array([run["scores"] for _, run in sorted(some.items())])
-        for name, some in runs.items()
+        name: np.array([some[seed]["scores"] for seed in seeds]) for name, some in runs.items()
     }
+    if not seeds:
+        return {}
     for name, some in runs.items():
         points = scores[name].shape[1]
         over = scores[MINE][:, :points] - scores[name] if MINE in scores else None
         found[name] = {
             "mean": scores[name].mean(axis=0).tolist(),
             "interval": [interval(column) for column in scores[name].T],
+            "seeds": len(seeds),
             "ask_s": statistics.median(run["ask_s"] for run in some.values()),
             "mine_minus_this": None
             if over is None or name == MINE
@@ -408,34 +411,45 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--most", type=int, default=100, help="evaluations of one search")
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=list(CONTENDERS),
+        choices=list(CONTENDERS),
+        help="contenders to run; the others' results are kept from --out",
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "samplers.json")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     machine = fingerprint(torch.device("cpu"), 1).to_dict()
-    document: dict[str, Any] = {
-        "seeds": options.seeds,
-        "points": POINTS,
+    made = {
         "noise": NOISE,
         "budget_quantile_of_macs": QUANTILE,
+        "points": list(POINTS),
         "device": {key: machine[key] for key in ("device", "name", "cores", "threads", "torch")},
         "versions": versions() | {"scikit-learn": version("scikit-learn")},
-        "problems": {},
     }
+    earlier = json.loads(options.out.read_text()) if options.out.exists() else {}
+    problems = earlier.get("problems", {}) if earlier.get("made") == made else {}
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for name in options.problems:
-            runs: dict[str, dict[int, dict[str, Any]]] = {}
+            kept = problems.get(name, {}).get("runs", {})
+            runs = {
+                contender: {int(seed): run for seed, run in some.items()}
+                for contender, some in kept.items()
+                if contender not in options.only
+            }
             tasks = [
                 (name, contender, seed, options.most)
-                for seed in range(options.seeds)
                 for contender in options.only
+                for seed in range(options.seeds)
             ]
             for contender, seed, run in pool.imap_unordered(_task, tasks):
                 runs.setdefault(contender, {})[seed] = run
-            document["problems"][name] = found = summary({c: runs[c] for c in options.only})
-            show(name, found)
-            options.out.write_text(json.dumps(document, indent=1) + "\n")
+                problems[name] = {"summary": summary(runs), "runs": runs}
+                options.out.write_text(json.dumps({"made": made, "problems": problems}) + "\n")
+            show(name, problems[name]["summary"])
 
 
 if __name__ == "__main__":
