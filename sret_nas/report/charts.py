@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
@@ -58,7 +59,8 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
                 "size": [15 if star else 9 for star in starred],
                 "symbol": ["star" if star else symbol for star in starred],
             }
-            traces.append(_members(here, quality, cost, name, known) | {"marker": marker})
+            line = _members(here, quality, cost, name, known, spreads(outcome, quality))
+            traces.append(line | {"marker": marker})
     traces += _published(outcome, quality, cost, known)
     shown = [r for r in references if cost in ("macs", "params")]
     for kind, name, symbol in (
@@ -126,10 +128,15 @@ def _published(outcome: Outcome, quality: str, cost: str, known: dict[str, str])
 
 
 def _members(
-    members: Sequence[Member], quality: str, cost: str, name: str, known: dict[str, str]
+    members: Sequence[Member],
+    quality: str,
+    cost: str,
+    name: str,
+    known: dict[str, str],
+    spread: dict[int, float],
 ) -> Figure:
     """Members of the front at their confirmed means, joined where they stand."""
-    spread = {"type": "data", "array": [_spread(m, quality) for m in members]}
+    bars = {"type": "data", "array": [spread[member.trial] for member in members]}
     return {
         "type": "scatter",
         "name": name,
@@ -137,7 +144,7 @@ def _members(
         "line": {"color": FRONT, "width": 1.5, "shape": "hv"},
         "x": [m.metrics[cost] for m in members],
         "y": [_quality(m, quality) for m in members],
-        "error_y": spread | {"thickness": 1.2, "width": 4},
+        "error_y": bars | {"thickness": 1.2, "width": 4},
         "text": [_told(m.trial, m.metrics, known.get(m.id)) for m in members],
         "hovertemplate": "%{text}<extra></extra>",
     }
@@ -148,9 +155,15 @@ def _quality(member: Member, name: str) -> float:
     return float(source[name] or 0.0)
 
 
-def _spread(member: Member, name: str) -> float:
-    one = member.confirmation
-    return one.val_loss_std if one is not None and name == "val_loss" else 0.0
+def spreads(outcome: Outcome, name: str) -> dict[int, float]:
+    """Standard deviation of a quality over the seeds of each member; 0 with one seed."""
+    known = outcome.study.user_attrs
+    found = {}
+    for member in outcome.front:
+        seeds = [v for k, v in known.items() if k.startswith(f"confirmed:{member.trial}:")]
+        values = [float(member.metrics[name] or 0.0), *(v[name] for v in seeds if name in v)]
+        found[member.trial] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return found
 
 
 def _points(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sret_nas.report.draw import draw
 from sret_nas.report.known import references
 from sret_nas.search import Member, Outcome, RunDir
 from sret_nas.search.rundir import reported
-from sret_nas.units import format_count, format_quantity
+from sret_nas.units import Budget, format_count, format_quantity
 
 MOST_MEMBERS = 40
 """Members that are shown in full; the page says where the others are."""
@@ -70,6 +71,7 @@ def _content(outcome: Outcome) -> dict[str, Any]:
         "config": config,
         "counts": outcome.counts(),
         "best": best and _member(outcome, best),
+        "accuracy_std": best and charts.spreads(outcome, "val_accuracy")[best.trial],
         "cheapest": members[0] if members else None,
         "why": best and _why(outcome, best),
         "members": [_member(outcome, member) for member in shown],
@@ -135,7 +137,12 @@ def _why(outcome: Outcome, best: Member) -> list[str]:
         first += "; a single training, not confirmed with other seeds yet."
     told = [first]
     if outcome.config.budget:
-        told.append(f"It satisfies the budget: {', '.join(map(str, outcome.config.budgets))}.")
+        over = _over(outcome.config.budgets, best)
+        told.append(
+            f"Measured at the end, it exceeds the budget: {', '.join(over)}."
+            if over
+            else f"It satisfies the budget: {', '.join(map(str, outcome.config.budgets))}."
+        )
     lost = len(members) - len(standing)
     if lost:
         told.append(f"{lost} of the front fell behind another once confirmed, and do not count.")
@@ -151,6 +158,17 @@ def _why(outcome: Outcome, best: Member) -> list[str]:
             f"validation loss of {losses[0]:.4f} instead of {losses[1]:.4f}."
         )
     return told
+
+
+def _over(budgets: Sequence[Budget], member: Member) -> list[str]:
+    """Bounds that a measurement exceeds: a latency that was predicted, at its first batch."""
+    timed = [bound for bound in budgets if bound.metric == "latency_ms"][:1]
+    taken = member.metrics["latency_ms"]
+    return [
+        f"{format_quantity('latency_ms', taken)} instead of {bound}"
+        for bound in timed
+        if taken is not None and taken > bound.limit
+    ]
 
 
 def _member(outcome: Outcome, member: Member) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from optuna.trial import TrialState
 
 from sret_nas import report
 from sret_nas.errors import SretNasError
+from sret_nas.report import charts
 from sret_nas.report.page import command, page
-from sret_nas.search import Outcome, RunDir
+from sret_nas.search import Outcome, RunDir, load
 
 MARKUP = "<script>alert(1)</script><b>&"
 LIMIT_BYTES = 6_000_000
@@ -190,3 +191,48 @@ def test_profile_draws_one(tmp_path: Path, cli: Callable[..., Any]) -> None:
         result = cli("profile", "--no-latency", *bad)
         assert result.code == 2
         assert "allowed: one, and FILE.svg" in result.err
+
+
+def test_accuracy_has_its_spread_too(runs: Any) -> None:
+    """By hand: 0.5 in its own trial, then 0.44 and 0.56; a sample deviation of 0.06."""
+    made = runs.outcome(6)
+    best = made.recommended()
+    for seed, accuracy in ((1, 0.44), (2, 0.56)):
+        result = {"val_loss": 1.0, "val_accuracy": accuracy, "test_accuracy": None}
+        made.study.set_user_attr(f"confirmed:{best.trial}:{seed}", result)
+    made = Outcome(made.run, made.config, made.study)
+    assert charts.spreads(made, "val_accuracy")[best.trial] == pytest.approx(0.06)
+    assert "50.0 % ± 6.0" in Page(page(made)).text
+
+
+@pytest.mark.parametrize(("taken", "words"), [(1.5, "satisfies"), (2.5, "2.5 ms instead of 2 ms")])
+def test_a_latency_that_was_predicted_and_measured(runs: Any, taken: float, words: str) -> None:
+    made = runs.outcome(6, budget=("2ms",))
+    for trial in made.trials:
+        made.study.set_user_attr(f"latency:{trial.number}", {"median_ms": taken})
+    text = Page(page(Outcome(made.run, made.config, made.study))).text
+    assert words in text
+    assert ("exceeds the budget" in text) == (taken > 2)
+
+
+def test_hypervolume_goes_over_the_time_of_training(usual: Outcome) -> None:
+    figure = charts.hypervolume(usual)
+    assert figure is not None
+    (line,) = figure["data"]
+    assert line["x"] == sorted(line["x"])
+    trained = sum(len(t.user_attrs["curve"]) for t in usual.trials)  # a second each
+    assert 0 < line["x"][-1] <= trained
+    assert "(s)" in figure["layout"]["xaxis"]["title"]["text"]
+
+
+def test_a_study_in_a_storage_names_itself(runs: Any, tmp_path: Path) -> None:
+    """Without a folder: the command has its address, and the file is the reader's to save."""
+    made = runs.outcome(3, stored=True)
+    address = f"sqlite:///{made.run.database}"
+    other = load(storage=address, study=made.study.study_name)
+    assert f"--storage {address} --study run" in command(other)
+    assert "--out" not in command(other)
+    best = other.recommended()
+    assert best is not None
+    text = Page(page(other)).text
+    assert f"First save its architecture file, below , as {best.trial:03d}.yaml" in text
