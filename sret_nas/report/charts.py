@@ -77,33 +77,41 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
                     "yaxis": "y2",
                     "marker": {"color": KNOWN, "symbol": symbol, "size": 9},
                     "x": [getattr(r, cost) for r in some],
-                    "y": [0.045 if kind else 0.1] * len(some),
+                    "y": [1 if kind else 0] * len(some),
                     "text": [f"{r.name}: {format_quantity(cost, getattr(r, cost))}" for r in some],
                     "hovertemplate": "%{text}<extra></extra>",
                 }
             )
     x = [value for t in traces if "yaxis" not in t for value in t["x"]]
     axis: Figure = {"title": {"text": TITLES[cost]}, "tickformat": "~s"}
+    quality_axis: Figure = {"title": {"text": TITLES[quality]}}
+    layout: Figure = {"xaxis": axis, "yaxis": quality_axis, "showlegend": True}
+    if shown:  # what only has a cost lies in a strip below: there, height means nothing
+        quality_axis["domain"] = [0.2, 1]
+        axis["anchor"] = "y2"
+        layout["yaxis2"] = {
+            "domain": [0, 0.11],
+            "range": [-0.8, 1.8],
+            "tickvals": [0, 1],
+            "ticktext": ["timm", "SReT"],
+            "showgrid": False,
+            "zeroline": False,
+            "fixedrange": True,
+            "automargin": True,
+        }
     if x:  # the candidates fill the chart; what is known is seen as far as it is near
         near = [getattr(r, cost) for r in shown if min(x) / 2 <= getattr(r, cost) <= 2 * max(x)]
         low, high = min(x + near), max(x + near)
         room = 0.06 * (high - low) or 0.1 * high
         axis["range"] = [low - room, high + room]
-    return {
-        "data": traces,
-        "layout": {
-            "xaxis": axis,
-            "yaxis": {"title": {"text": TITLES[quality]}},
-            "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
-            "showlegend": True,
-        },
-    }
+    return {"data": traces, "layout": layout}
 
 
 def _published(outcome: Outcome, quality: str, cost: str, known: dict[str, str]) -> list[Figure]:
     """A ring with a name around every published model that was trained here."""
     confirmed = {member.trial: member for member in outcome.front}
-    trials = [t for t in outcome.complete() if t.user_attrs["id"] in known]
+    found = [t for t in outcome.complete() if t.user_attrs["id"] in known]
+    trials = sorted(found, key=lambda t: float(t.user_attrs["metrics"][cost]))
     if not trials:
         return []
     values = [
@@ -121,7 +129,7 @@ def _published(outcome: Outcome, quality: str, cost: str, known: dict[str, str])
             "x": [t.user_attrs["metrics"][cost] for t in trials],
             "y": [round(value, 5) for value in values],
             "text": [known[t.user_attrs["id"]] for t in trials],
-            "textposition": "top center",
+            "textposition": [("top center", "bottom center")[i % 2] for i in range(len(trials))],
             "hoverinfo": "skip",
         }
     ]
