@@ -25,8 +25,9 @@ from sret_nas.arch import Architecture
 from sret_nas.search.config import RunConfig
 from sret_nas.search.objectives import losses
 from sret_nas.search.rundir import RunDir, reported
-from sret_nas.search.samplers import counted, interrupted
+from sret_nas.search.samplers import counted
 from sret_nas.search.session import sessions, total_s
+from sret_nas.search.trials import returned
 from sret_nas.units import as_mapping
 
 BOOTSTRAPS = 500
@@ -336,7 +337,7 @@ class Outcome:
             "objectives": list(self.config.objectives),
             "data": self.config.data,
             "trials": self.counts(),
-            "interrupted": sum(interrupted(t) and "id" in t.user_attrs for t in self.trials),
+            "interrupted": returned(self.trials),
             "failures": self.failures(),
             "turned_down": self.turned_down(),
             "seconds": self.seconds(),

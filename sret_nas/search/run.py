@@ -76,8 +76,10 @@ def search(
     space = config.search_space()
     space.examine(config.budgets)
     with run.only_one(), reported(run.label):
+        # What is refused shall leave no folder, and what is killed no study without its folder.
+        study = None if run.own_database else run.study(create=config)
         config = run.begin(config)
-        study = run.study(create=config)
+        study = study or run.study(create=config)
         work = _Work(run, config, study, watch, make)
         try:
             ending = work.carry_out()

@@ -20,7 +20,7 @@ import yaml
 from sret_nas import files
 from sret_nas.errors import ConfigError, UsageError
 from sret_nas.search.address import ENV, Address
-from sret_nas.search.config import RunConfig
+from sret_nas.search.config import RunConfig, refuse_other_versions
 from sret_nas.search.storage import open_storage, reported, say_on_stderr
 from sret_nas.search.trials import recover, standing
 
@@ -226,7 +226,7 @@ class RunDir:
                 directions=[goal.direction for goal in create.goals],
                 load_if_exists=True,
             )
-            _begin(study, create, self.label, adopt=self.exists)
+            _begin(study, create, self.label, self.exists, self.own_database)
             return study
 
     def _name_in(self, storage: optuna.storages.BaseStorage) -> str:
@@ -238,11 +238,19 @@ class RunDir:
         return self.study_name
 
 
-def _begin(study: optuna.Study, config: RunConfig, label: str, adopt: bool) -> None:
-    """Write the configuration on a new study; check it on one that goes on."""
+def _begin(study: optuna.Study, config: RunConfig, label: str, known: bool, own: bool) -> None:
+    """Write the configuration on a new study; check it on one that goes on.
+
+    Args:
+        study: The study.
+        config: What is asked for.
+        label: What the run is called.
+        known: Whether its folder says that it is a run.
+        own: Whether nobody else has the database.
+    """
     found = study.user_attrs.get(CONFIG)
     if found is None:
-        if study.get_trials(deepcopy=False) and not adopt:
+        if study.get_trials(deepcopy=False) and not known:
             raise ConfigError(
                 f"{label}: study '{study.study_name}' was not made by sret-nas search",
                 "choose another --study",
@@ -251,6 +259,8 @@ def _begin(study: optuna.Study, config: RunConfig, label: str, adopt: bool) -> N
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([goal.title for goal in config.goals])
     else:
+        if not own:
+            refuse_other_versions(found, label)
         earlier = config_of(study)
         config.refuse_other(earlier, label)
         config = config.model_copy(update={"versions": earlier.versions, "commit": earlier.commit})

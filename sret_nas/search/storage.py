@@ -11,6 +11,7 @@ import random
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ HURRIED_S = 5.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 10.0
 CALL_S = 60.0
 """A call that takes longer is given up, and made again."""
-OPENINGS = 5
+OPENINGS = 10
 CONNECT: dict[str, dict[str, Any]] = {
     "sqlite": {"timeout": CALL_S},
     "postgresql": {
@@ -72,15 +73,16 @@ def open_storage(address: Address, say: Say = say_on_stderr, patience_s: float =
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for attempt in itertools.count(1):
         try:
-            return Patient(_open(address), say, patience_s)  # type: ignore[abstract]
+            storage = Patient(_open(address), say, patience_s)  # type: ignore[abstract]
+            weakref.finalize(storage, _close, storage.inner)
+            return storage
         except ImportError as error:
             raise _no_driver(address) from error
         except (RuntimeError, sqlalchemy.exc.SQLAlchemyError, ConnectionError) as error:
-            # Two that make the tables at the same time get in each other's way, once.
-            if attempt < OPENINGS and address.kind != "sqlite":
-                time.sleep(random.uniform(0, FIRST_WAIT_S * 2**attempt))  # noqa: S311
-                continue
             text = address.scrub(said(error))
+            if attempt < OPENINGS and _opens_later(error, text):
+                time.sleep(_wait_s(attempt))
+                continue
             if address.kind == "sqlite":
                 raise ConfigError(
                     f"{address}: not a study of Optuna: {text}",
@@ -90,6 +92,13 @@ def open_storage(address: Address, say: Say = say_on_stderr, patience_s: float =
                 f"{address} cannot be opened: {text}", "is it running, and may this user in?"
             ) from error
     raise AssertionError
+
+
+def _opens_later(error: Exception, text: str) -> bool:
+    """Whether a storage that cannot be opened is only crowded, starting or being made."""
+    crowded = ("too many", "starting up", "shutting down", "connection slots", "recovery mode")
+    made = isinstance(error, sqlalchemy.exc.ProgrammingError | sqlalchemy.exc.IntegrityError)
+    return made or any(words in text for words in crowded)
 
 
 def _open(address: Address) -> BaseStorage:
@@ -103,6 +112,16 @@ def _open(address: Address) -> BaseStorage:
     if address.kind == "postgresql":
         _let_go_of_locks(storage)
     return optuna.storages.get_storage(storage)
+
+
+def _close(storage: BaseStorage) -> None:
+    """Close the connections of a storage that nobody has any more."""
+    backend = getattr(storage, "_backend", storage)
+    with contextlib.suppress(Exception):
+        if isinstance(backend, RDBStorage):
+            backend.engine.dispose()
+        elif isinstance(backend, GrpcStorageProxy):
+            backend.close()
 
 
 def _let_go_of_locks(storage: RDBStorage) -> None:
@@ -184,6 +203,12 @@ def _passes(error: BaseException) -> bool:
     return bool(type(error).__module__.startswith("grpc") and code and code().name in GRPC_PASSING)
 
 
+def _wait_s(attempt: int) -> float:
+    """Longer from attempt to attempt, and never the same for two workers."""
+    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
+    return random.uniform(longest / 2, longest)  # noqa: S311
+
+
 # -- patience --------------------------------------------------------------------------------
 
 
@@ -227,7 +252,7 @@ class Patient(BaseStorage):
                 raise
             except Exception as error:
                 waited = self.clock() - start
-                if not passing(error) or waited > self.patience_s:
+                if not passing(error) or waited >= self.patience_s:
                     if passing(error):
                         self.patience_s = 0.0  # nor for what is left to be tidied up
                     raise
@@ -236,8 +261,7 @@ class Patient(BaseStorage):
                         "the database does not answer; "
                         f"waiting for it, up to {self.patience_s:.0f} s"
                     )
-                longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
-                self.sleep(random.uniform(longest / 2, longest))  # noqa: S311
+                self.sleep(_wait_s(attempt))
             else:
                 if attempt > 1:
                     self.say(f"the database answers again, after {self.clock() - start:.0f} s")

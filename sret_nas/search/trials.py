@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.search.presence import Held, Vigil, Who
-from sret_nas.search.samplers import counted
+from sret_nas.search.samplers import counted, interrupted
 
 ATTEMPTS = 3
 """How often the worker of an architecture may die before it counts as failed."""
@@ -99,11 +99,29 @@ def held(trials: Sequence[FrozenTrial]) -> dict[int, Held]:
     }
 
 
-def sweep(study: optuna.Study, vigil: Vigil) -> int:
-    """Close the trials of workers that are no more; returns how many there were."""
-    running = study.get_trials(deepcopy=False, states=RUNNING)
-    lost = vigil.look(held(running))
-    return sum(hand_back(study, trial, "lost") for trial in running if trial.number in lost)
+def sweep(study: optuna.Study, vigil: Vigil, found: Sequence[FrozenTrial] | None = None) -> int:
+    """Close the trials of workers that are no more.
+
+    Args:
+        study: The study.
+        vigil: The eye on the others.
+        found: All trials as just read; default: they are read here.
+
+    Returns:
+        How many it closed.
+    """
+    if found is None:
+        found = study.get_trials(deepcopy=False, states=RUNNING)
+    lost = vigil.look(held(found))
+    return sum(hand_back(study, trial, "lost") for trial in found if trial.number in lost)
+
+
+def returned(found: Sequence[FrozenTrial]) -> int:
+    """How many trials gave their architecture back, to be tried again."""
+    return sum(
+        "id" in t.user_attrs and interrupted(t) and t.user_attrs["interrupted"] != "taken"
+        for t in found
+    )
 
 
 def recover(study: optuna.Study, only: Sequence[FrozenTrial] | None = None) -> int:

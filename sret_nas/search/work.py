@@ -31,9 +31,9 @@ from sret_nas.search.placement import Seat
 from sret_nas.search.presence import Pulse, Vigil, Who, me
 from sret_nas.search.rundir import RunDir, limit_of, reported
 from sret_nas.search.rungs import AtRung, goes_on
-from sret_nas.search.samplers import FilteredSampler, SpaceExhausted, interrupted
+from sret_nas.search.samplers import FilteredSampler, SpaceExhausted, counted, interrupted
 from sret_nas.search.storage import hurried, impatient
-from sret_nas.search.trials import finish, hand_back, standing, sweep
+from sret_nas.search.trials import finish, hand_back, returned, standing, sweep
 from sret_nas.space import Clock, SearchSpace, store
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.who: Who = me(self.seat.team)
+        self.goals = self.config.goals
         self.known = Beforehand(self.config, self.fits, self.clock)
         self.pulse = Pulse(self.config.heartbeat_s)
         one_machine = self.run.address.kind == "sqlite"
@@ -118,6 +119,7 @@ class Worker:
         )
         self._own: FrozenTrial | None = None
         self._exhausted_at: int | None = None
+        self._limit: int | None = None
         self._left = False
         self._reserve_s = 0.0
         self.sampler = _Sampler(
@@ -127,7 +129,7 @@ class Worker:
             self.config.seed,
             accepts=self.known.turn_down,
             first=published(self.space, self.config),
-            objectives=self.config.goals,
+            objectives=self.goals,
         )
         self.sampler.began = self._began
         self.study.sampler = self.sampler
@@ -178,9 +180,14 @@ class Worker:
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return bool(running)
 
-    def _enough(self) -> bool:
-        limit = limit_of(self.study, self.config)
-        return limit is not None and len(standing(self.study)) >= limit
+    def _wanted(self) -> bool:
+        """Whether there is a candidate to try; closes those of workers that are no more."""
+        self._limit = limit_of(self.study, self.config)
+        found = self.study.get_trials(deepcopy=False)
+        if sweep(self.study, self.vigil, found):
+            found = self.study.get_trials(deepcopy=False)
+        enough = self._limit is not None and len(counted(found)) >= self._limit
+        return not enough and self._exhausted_at != returned(found)
 
     def _began(self, trial: FrozenTrial) -> None:
         """Say whose trial it is, before anything else."""
@@ -189,9 +196,8 @@ class Worker:
         storage.set_trial_system_attr(number, trials.OWNER, self.who.to_dict())
         inner = impatient(self.study)
         self.pulse.hold(lambda beat: inner.set_trial_system_attr(number, trials.BEAT, beat))
-        limit = limit_of(self.study, self.config)
         before = sum(other.number < trial.number for other in standing(self.study))
-        if limit is not None and before >= limit:
+        if self._limit is not None and before >= self._limit:
             raise Surplus
 
     def _release(self) -> None:
@@ -206,8 +212,7 @@ class Worker:
             found = confirming_s(Outcome(self.run, self.config, self.study))
             self._reserve_s = min(found, (self.config.timeout_s or 0.0) / 2)
         while True:
-            sweep(self.study, self.vigil)
-            if self._enough() or self._exhausted_at == self._returned():
+            if not self._wanted():
                 return None
             try:
                 trial = self.study.ask(fixed_distributions=self.space.distributions)
@@ -233,20 +238,14 @@ class Worker:
         hand_back(self.study, self._again(self._own), why)
         self._release()
 
-    def _returned(self) -> int:
-        """Architectures that came back to be tried again, so far."""
-        again = ("lost", "no room", "stopped", "surplus")
-        found = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return sum(t.user_attrs.get("interrupted") in again and "id" in t.user_attrs for t in found)
-
     def _wins(self, trial: optuna.Trial, arch: Architecture) -> bool:
         """Claim the architecture of a trial; ``False`` where it is another's."""
-        pause = _pauses()
+        pause, own_id = _pauses(), arch.id
         while True:
             others = [
                 Claim(other.number, trials.confirmed(other))
                 for other in standing(self.study)
-                if other.number != trial.number and other.user_attrs.get("id") == arch.id
+                if other.number != trial.number and other.user_attrs.get("id") == own_id
             ]
             answer = verdict(trial.number, others)
             if answer == "won":
@@ -289,7 +288,7 @@ class Worker:
                 f"no architecture of space '{self.space.name}' can be tried: {why}{nearest}",
                 "raise the bound, or choose another space or proxy",
             )
-        self._exhausted_at = self._returned()
+        self._exhausted_at = returned(self.study.get_trials(deepcopy=False))
         self.study.set_user_attr("exhausted", True)
 
     def _try(self, asked: Asked) -> None:
@@ -333,7 +332,7 @@ class Worker:
         if found.epochs < self.evaluator.rungs[-1]:
             finish(self.study, trial.number, TrialState.PRUNED)
         else:
-            values = [metrics[goal.name] for goal in self.config.goals]
+            values = [metrics[goal.name] for goal in self.goals]
             finish(self.study, trial.number, TrialState.COMPLETE, values)
 
     def _promising(self, trial: optuna.Trial, here: dict[str, Any], epoch: int) -> bool:
@@ -345,7 +344,7 @@ class Worker:
         return goes_on(self._at_rung(here), others)
 
     def _at_rung(self, metrics: dict[str, Any]) -> AtRung:
-        goals = self.config.goals
+        goals = self.goals
         (loss,) = [goal.loss(metrics[goal.name]) for goal in goals if goal.trained]
         costs = tuple(goal.loss(metrics[goal.name]) for goal in goals if not goal.trained)
         return AtRung(loss, costs)

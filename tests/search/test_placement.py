@@ -1,0 +1,71 @@
+"""Seats of workers: GPUs in turn, threads divided, guests leave first; with no GPU here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sret_nas.search.placement import MOST_THREADS, Seat, seats
+from sret_nas.search.trials import ATTEMPTS, standing
+from sret_nas.training import OutOfMemoryError
+
+Lab = Any
+
+
+def test_workers_take_the_visible_gpus_in_turn() -> None:
+    found = seats("cuda", 5, gpus=2, cores=16)
+    assert [seat.device for seat in found] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert [seat.guest for seat in found] == [False, False, True, True, True]
+    assert all(seat.shared for seat in found)
+    assert not any(seat.shared for seat in seats("cuda", 2, gpus=2, cores=16))
+
+
+def test_one_gpu_that_is_named_takes_all() -> None:
+    assert [seat.device for seat in seats("cuda:1", 3, gpus=4, cores=8)] == ["cuda:1"] * 3
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "threads"), [(1, 1, 1), (2, 2, 1), (8, 2, 1), (1, 64, MOST_THREADS)]
+)
+def test_threads_are_divided(workers: int, cores: int, threads: int) -> None:
+    found = seats("cpu", workers, gpus=0, cores=cores)
+    assert {seat.threads for seat in found} == {threads}
+    assert not any(seat.shared or seat.guest for seat in found)
+
+
+def too_large(arch: Any, seed: int) -> Any:
+    raise OutOfMemoryError("CUDA out of memory")
+
+
+def test_where_not_all_fit_a_guest_leaves_and_hands_its_candidate_back(
+    lab: Lab, table: Any
+) -> None:
+    config = lab.config(trials=3)
+    guest = lab.worker(config, table=too_large)
+    guest.seat = Seat("cuda:0", shared=True, guest=True)
+    guest.work()
+    (trial,) = guest.study.trials
+    assert trial.user_attrs["interrupted"] == "no room"
+    host = lab.worker(config, guest.study, table)
+    host.work()
+    first, *_ = standing(host.study)
+    assert first.user_attrs["id"] == trial.user_attrs["id"]
+    assert len(standing(host.study)) == 3
+
+
+def test_what_never_fits_has_failed(lab: Lab) -> None:
+    host = lab.worker(lab.config(trials=1), table=too_large)
+    host.seat = Seat("cuda:0", shared=True)
+    host.search()
+    assert len(host.study.trials) == ATTEMPTS
+    (trial,) = standing(host.study)
+    assert trial.user_attrs["reason"] == f"no room {ATTEMPTS} times"
+
+
+def test_alone_on_its_gpu_it_fails_at_once(lab: Lab) -> None:
+    host = lab.worker(lab.config(trials=1), table=too_large)
+    host.seat = Seat("cuda:0")
+    host.search()
+    (trial,) = host.study.trials
+    assert trial.user_attrs["reason"] == "out of memory"
