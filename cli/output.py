@@ -110,8 +110,8 @@ def emit(
     form: Format,
     document: Any = None,
     title: str | None = None,
-) -> None:
-    """Print a result.
+) -> list[str]:
+    """Print a result, and return the headings that the terminal was too narrow for.
 
     Args:
         rows: Raw values by column key.
@@ -127,7 +127,8 @@ def emit(
         writer.writerow(column.key for column in columns)
         writer.writerows([row.get(column.key) for column in columns] for row in rows)
     else:
-        print_table(rows, columns, title)
+        return print_table(rows, columns, title)
+    return []
 
 
 def print_json(document: Any) -> None:
@@ -138,10 +139,11 @@ def print_json(document: Any) -> None:
 
 def print_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str | None = None
-) -> None:
-    """A table on stdout that leaves out its least important columns on a narrow terminal."""
+) -> list[str]:
+    """A table on stdout; on a narrow terminal without the columns that it returns and names."""
     left_out = table.show(stdout(), rows, columns, title)
     if left_out:
         note(
             f"left out for the width of the terminal: {', '.join(left_out)} (--format csv has all)"
         )
+    return left_out

@@ -97,9 +97,10 @@ def profile(
     elif counters and form is Format.csv:
         emit(_counts(profiles), COUNTER_COLUMNS, form)
     else:
-        emit(_rows(profiles), COLUMNS, form)
-    if form is Format.table:
-        _details(profiles, by, counters)
+        left_out = emit(_rows(profiles), COLUMNS, form)
+        if form is Format.table:
+            _details(profiles, by, counters)
+            _circumstances(profiles, left_out)
     _failures(profiles)
 
 
@@ -290,11 +291,16 @@ def _details(profiles: Sequence[Profile], by: By | None, counters: bool) -> None
                 COUNTER_COLUMNS[1:],
                 title=f"{one.name}: 1 MAC is 1 multiply-add, and 2 FLOPs of those that say FLOPs",
             )
-    fingerprints = [m.latency for one in profiles for m in one.measured]
-    if fingerprints:
-        first = fingerprints[0]
+
+
+def _circumstances(profiles: Sequence[Profile], left_out: Sequence[str]) -> None:
+    """What the measurements depend on."""
+    measured = [m.latency for one in profiles for m in one.measured]
+    if measured:
+        first = measured[0]
         say(f"\n{first.dtype}, {first.mode}, on {first.fingerprint}")
-        say("least: what the arithmetic and the bytes need at this device's measured rates")
+        if "least ms" not in left_out:
+            say("least: what the arithmetic and the bytes need at this device's measured rates")
 
 
 def _failures(profiles: Sequence[Profile]) -> None:
