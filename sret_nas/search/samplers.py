@@ -144,6 +144,12 @@ def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if not interrupted(trial)]
 
 
+def _asking(study: optuna.Study, trial: FrozenTrial) -> int:
+    """How many asked before and have no answer yet: they choose from the same list."""
+    found = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return sum(t.number < trial.number and "id" not in t.user_attrs for t in found)
+
+
 class FilteredSampler(BaseSampler):
     """Any of Optuna's samplers, proposing only what is feasible and new.
 
@@ -232,14 +238,9 @@ class FilteredSampler(BaseSampler):
         """
         self.turned_down = {}
         seen = self.seen(study, trial)
-        for t in study.get_trials(deepcopy=False):
-            if interrupted(t) and t.params and t.user_attrs.get("id") not in seen:
-                self._generation(study, trial)
-                return dict(t.params)
-        for arch in self.first:
-            if arch.id not in seen and self._reason(arch, seen) is None:
-                self._generation(study, trial)
-                return self._params(arch)
+        for params in itertools.islice(self._waiting(study, seen), _asking(study, trial), None):
+            self._generation(study, trial)
+            return params
         last: Params = {}
         for _ in range(1 if self.name in ONCE else TRIES):
             last = self._ask_base(study, trial) or last
@@ -258,6 +259,19 @@ class FilteredSampler(BaseSampler):
         )
 
     # -- proposals ---------------------------------------------------------------------------
+
+    def _waiting(self, study: optuna.Study, seen: set[str]) -> Iterator[Params]:
+        """What comes before the base sampler's: what was interrupted, then the seeds."""
+        told = set(seen)
+        for t in study.get_trials(deepcopy=False):
+            if interrupted(t) and len(t.params) == len(self.space.coordinates):
+                arch_id = t.user_attrs.get("id") or self._arch(t.params).id
+                if arch_id not in told:
+                    told.add(arch_id)
+                    yield dict(t.params)
+        for arch in self.first:
+            if arch.id not in told and self._reason(arch, seen) is None:
+                yield self._params(arch)
 
     def _ask_base(self, study: optuna.Study, trial: FrozenTrial) -> Params:
         with warnings.catch_warnings():

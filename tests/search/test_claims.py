@@ -170,3 +170,27 @@ def test_workers_beyond_the_limit_drop_theirs(lab: Lab) -> None:
     assert second._ask() is None
     assert study.trials[1].user_attrs["interrupted"] == "surplus"
     assert len(standing(study)) == 1
+
+
+def test_those_that_ask_at_once_choose_differently_from_one_list(lab: Lab) -> None:
+    """The list of the published would else be a queue before a single door."""
+    config = lab.config("sret")
+    study = lab.study(config)
+    one = lab.worker(config, study)
+    first = [arch.id for arch in one.sampler.first]
+    assert len(first) > 2
+    study.ask()
+    study.ask()  # two that still think
+    _, arch, _ = one._ask()
+    assert arch.id == first[2]
+
+
+def test_a_trial_that_died_half_written_is_not_tried_again(lab: Lab) -> None:
+    config = lab.config()
+    study = lab.study(config)
+    name, distribution = next(iter(config.search_space().distributions.items()))
+    study.ask(fixed_distributions={name: distribution})
+    hand_back(study, study.trials[0], "lost")
+    one = lab.worker(config, study)
+    trial, *_ = one._ask()
+    assert len(trial.params) == len(one.space.coordinates)
