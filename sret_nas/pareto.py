@@ -26,15 +26,22 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
 def front(points_PM: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which points no other dominates, (P,); of equal points, all.
 
+    As many passes over the points as the front has members.
+
     Example:
         >>> front([[1, 3], [2, 2], [3, 3], [2, 2]]).tolist()
         [True, True, False, True]
     """
     points = np.asarray(points_PM, dtype=float)
-    keep = np.ones(len(points), dtype=bool)
-    for i, point in enumerate(points):
-        others = points[keep]
-        keep[i] = not np.any(np.all(others <= point, axis=1) & np.any(others < point, axis=1))
+    keep = np.zeros(len(points), dtype=bool)
+    # Nothing later in this order dominates anything earlier.
+    left = np.lexsort(points.T[::-1]) if len(points) else np.empty(0, dtype=int)
+    while len(left):
+        first, left = left[0], left[1:]
+        keep[first] = True
+        point, others = points[first], points[left]
+        dominated = np.all(point <= others, axis=1) & np.any(point < others, axis=1)
+        left = left[~dominated]
     return keep
 
 
