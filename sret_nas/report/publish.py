@@ -36,6 +36,8 @@ QUIET_S = 60.0
 """… or when nothing has come for so long."""
 BEAT_S, SHARE = 10.0, 0.03
 """A search publishes at most so often, and for at most this share of the time."""
+LAST_S = 15.0
+"""At its end, a search publishes for so long; the dashboard does the rest."""
 NAMESPACE = uuid.UUID("5f0a6d2e-6f2b-4c62-9d0b-7f6c1a1e9a11")
 SIGNED = "[//]: # (sret-nas {})"
 """The last line of a note, not shown: whoever edits the note breaks it, and keeps the note."""
@@ -166,9 +168,9 @@ class Upkeep:
             self.last = time.monotonic()
 
     def finish(self, outcome: Outcome) -> None:
-        """Publish all that is left."""
+        """Publish what is left; who waits for the end does not wait long for this."""
         if self.problem is None:
-            self._publish(outcome, final=True)
+            self._publish(outcome, final=True, within_s=LAST_S)
 
     def _publish(self, outcome: Outcome, **how: Any) -> None:
         try:
