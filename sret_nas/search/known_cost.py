@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 
 STARTUP = 4
 """Candidates that are spread over the costs before there is a model."""
-BEST_OF = 20
+BEST_OF = 200
 """Random candidates among which one of them is chosen."""
 POOL = 2_000
 """Candidates drawn at random for one proposal."""
