@@ -17,6 +17,7 @@ from sret_nas.units import format_quantity
 
 FRONT, OTHER, STOPPED, KNOWN = "#2f6fde", "#8c95a4", "#b9a16b", "#d9480f"
 
+STOPPED_NAME = "stopped at a rung"
 Figure = dict[str, Any]
 
 
@@ -35,7 +36,7 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
     known = {r.id: r.name for r in references if r.id}
     traces: list[Figure] = []
     for state, name, colour, symbol in (
-        (TrialState.PRUNED, "stopped at a rung", STOPPED, "x-thin-open"),
+        (TrialState.PRUNED, STOPPED_NAME, STOPPED, "x-thin-open"),
         (TrialState.COMPLETE, "trained to the end", OTHER, "circle"),
     ):
         trials = [
@@ -75,6 +76,7 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
                     "name": name,
                     "mode": "markers",
                     "yaxis": "y2",
+                    "showlegend": False,
                     "marker": {"color": KNOWN, "symbol": symbol, "size": 9},
                     "x": [getattr(r, cost) for r in some],
                     "y": [1 if kind else 0] * len(some),
@@ -86,6 +88,8 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
     axis: Figure = {"title": {"text": TITLES[cost]}, "tickformat": "~s"}
     quality_axis: Figure = {"title": {"text": TITLES[quality]}}
     layout: Figure = {"xaxis": axis, "yaxis": quality_axis, "showlegend": True}
+    (goal,) = [goal for goal in outcome.config.goals if goal.trained]
+    _focus(traces, quality_axis, -1 if goal.direction == "minimize" else 1)
     if shown:  # what only has a cost lies in a strip below: there, height means nothing
         quality_axis["domain"] = [0.2, 1]
         axis["anchor"] = "y2"
@@ -105,6 +109,35 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
         room = 0.06 * (high - low) or 0.1 * high
         axis["range"] = [low - room, high + room]
     return {"data": traces, "layout": layout}
+
+
+def _focus(traces: Sequence[Figure], axis: Figure, better: int) -> None:
+    """Let those trained to the end fill the chart; stopped ones beyond it stand at its edge.
+
+    Args:
+        traces: Of the chart; the stopped ones are changed.
+        axis: Of the quality; gets its range.
+        better: -1 where less is better, 1 where more is.
+    """
+    values = []
+    for trace in traces:
+        if trace["name"] != STOPPED_NAME and "yaxis" not in trace:
+            bars = trace.get("error_y", {"array": [0.0] * len(trace["y"])})["array"]
+            pairs = list(zip(trace["y"], bars, strict=True))
+            values += [y + bar for y, bar in pairs] + [y - bar for y, bar in pairs]
+    if not values:
+        return
+    span = (max(values) - min(values)) or 0.1 * abs(values[0]) or 1.0
+    worst = min(values) - 0.3 * span if better > 0 else max(values) + 0.3 * span
+    best = max(values) + 0.1 * span if better > 0 else min(values) - 0.1 * span
+    axis["range"] = sorted((worst, best))
+    edge = worst + better * 0.03 * abs(best - worst)
+    for trace in traces:
+        if trace["name"] == STOPPED_NAME:
+            beyond = [better * (y - edge) < 0 for y in trace["y"]]
+            trace["y"] = [edge if out else y for y, out in zip(trace["y"], beyond, strict=True)]
+            arrow = "arrow-up-open" if better < 0 else "arrow-down-open"
+            trace["marker"]["symbol"] = [arrow if out else "x-thin-open" for out in beyond]
 
 
 def _published(outcome: Outcome, quality: str, cost: str, known: dict[str, str]) -> list[Figure]:

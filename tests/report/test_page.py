@@ -236,3 +236,20 @@ def test_a_study_in_a_storage_names_itself(runs: Any, tmp_path: Path) -> None:
     assert best is not None
     text = Page(page(other)).text
     assert f"First save its architecture file, below , as {best.trial:03d}.yaml" in text
+
+
+@pytest.mark.parametrize("quality", ["val_loss", "val_accuracy"])
+def test_stopped_ones_far_off_stand_at_the_edge(runs: Any, quality: str) -> None:
+    """They would press all others together; their words keep the true loss."""
+    made = runs.outcome(12, runs.mixed, objectives=(quality, "macs"))
+    (stopped,) = [t for t in made.trials if t.number == 2]
+    stopped.user_attrs["metrics"] |= {"val_loss": 99.0, "val_accuracy": 0.001}
+    (chart,) = charts.front(made, [])
+    low, high = chart["layout"]["yaxis"]["range"]
+    for trace in chart["data"]:
+        assert all(low <= y <= high for y in trace["y"])
+    (trace,) = [t for t in chart["data"] if t["name"] == "stopped at a rung"]
+    at = next(i for i, text in enumerate(trace["text"]) if "loss 99.0000" in text)
+    assert trace["marker"]["symbol"][at].startswith("arrow")
+    edge = high if quality == "val_loss" else low
+    assert abs(trace["y"][at] - edge) < 0.1 * (high - low)
