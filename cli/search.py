@@ -90,6 +90,7 @@ def search(
     from sret_nas.proxy import choose
     from sret_nas.search import Ended, RunConfig, RunDir, commit, versions
     from sret_nas.search import search as run_search
+    from sret_nas.search.config import code_of
     from sret_nas.search.objectives import parse
     from sret_nas.search.samplers import check
 
@@ -108,6 +109,7 @@ def search(
     config = RunConfig(
         space=found.file.model_dump(mode="json", by_alias=True, exclude_unset=True),
         space_folder=str(Path(space).resolve().parent) if Path(space).is_file() else None,
+        space_code=code_of(found),
         budget=tuple(str(bound) for bound in budgets),
         objectives=tuple(goal.name for goal in goals),
         data={"source": data, "fingerprint": images.fingerprint},

@@ -1,19 +1,28 @@
-"""What is known of a candidate before it is trained: costs, latency, whether it fits."""
+"""What is known before training: what to try first, costs, latency, whether it fits."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from sret_nas import zoo
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import ArchitectureError, SretNasError
 from sret_nas.search.config import RunConfig
 from sret_nas.search.samplers import SpaceExhausted
-from sret_nas.space import Clock, Timing
+from sret_nas.space import Clock, SearchSpace, Timing
 from sret_nas.space.latency import MOST_TRIES
 
 IMPOSSIBLE = "impossible at the proxy's scale"
+
+
+def published(space: SearchSpace, config: RunConfig) -> list[Architecture]:
+    """The published variants to try first, cheapest first; each function once."""
+    if not config.published:
+        return []
+    distinct = {arch.id: arch for arch in zoo.PUBLISHED.values() if arch in space}
+    return sorted(distinct.values(), key=lambda arch: cost(arch).macs)
 
 
 class Beforehand:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 import subprocess
@@ -34,6 +35,7 @@ class RunConfig(files.Record):
     Attributes:
         space: The whole space file.
         space_folder: Where it lay; a callable's module is looked for there.
+        space_code: Hash of that module; ``None`` without a callable.
         budget: As written, e.g. ``4GFLOPs``.
         objectives: Metric names.
         data: Name or path, and the content hash of the splits.
@@ -55,6 +57,7 @@ class RunConfig(files.Record):
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     space: dict[str, Any]
     space_folder: str | None = None
+    space_code: str | None = None
     budget: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ("val_loss", "macs")
     data: dict[str, str]
@@ -81,14 +84,26 @@ class RunConfig(files.Record):
         return parse(self.objectives)
 
     def search_space(self) -> SearchSpace:
-        """The space."""
+        """The space.
+
+        Raises:
+            ConfigError: its callable is not here, or has changed since the run began.
+        """
         folder = Path(self.space_folder) if self.space_folder else None
-        return SearchSpace(SpaceFile.model_validate(self.space), folder)
+        space = SearchSpace(SpaceFile.model_validate(self.space), folder)
+        if self.space_code not in (None, code_of(space)):
+            raise ConfigError(
+                f"callable '{space.file.callable}' is not the one that the run was begun with: "
+                "its module has another content",
+                "bring the module of that run here",
+            )
+        return space
 
     def identity(self) -> dict[str, Any]:
         """What may not differ when a run is continued."""
         return {
             "space": self.space,
+            **({"callable": self.space_code} if self.space_code else {}),
             "budget": sorted(str(budget) for budget in self.budgets),
             "objectives": list(self.objectives),
             "data": self.data["fingerprint"],
@@ -140,6 +155,17 @@ def _differences(
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def code_of(space: SearchSpace) -> str | None:
+    """Hash of the module of a space's callable; ``None`` where there is none to read."""
+    if space.transform is None:
+        return None
+    try:
+        source = inspect.getsourcefile(inspect.unwrap(space.transform))
+        return hashlib.sha256(Path(source or "").read_bytes()).hexdigest()[:16]
+    except (OSError, TypeError):
+        return None
 
 
 def versions() -> dict[str, str]:

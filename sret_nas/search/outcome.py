@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,13 +23,13 @@ from sret_nas import files, pareto
 from sret_nas.arch import Architecture
 from sret_nas.search.config import RunConfig
 from sret_nas.search.objectives import losses
+from sret_nas.search.order import Order, kendall
 from sret_nas.search.rundir import RunDir, reported
 from sret_nas.search.samplers import counted
 from sret_nas.search.session import sessions, total_s
 from sret_nas.search.trials import returned
 from sret_nas.units import as_mapping
 
-BOOTSTRAPS = 500
 FEWEST_ORDERED = 8
 """Candidates trained to the end below which no order is judged."""
 METRICS = ("val_loss", "val_accuracy", "macs", "params", "peak_bytes", "latency_ms")
@@ -89,25 +88,6 @@ class Member:
             "dethroned": self.dethroned,
             "architecture": self.architecture.to_dict(),
         }
-
-
-@dataclass(frozen=True)
-class Order:
-    """How well something ordered what the last rung found.
-
-    Attributes:
-        by: The first rung's loss, the parameter count or the MACs.
-        tau: Kendall's τ-b; 1 is the same order.
-        low: Lower end of the 95% bootstrap interval.
-        high: Upper end.
-        candidates: How many were ordered.
-    """
-
-    by: str
-    tau: float
-    low: float
-    high: float
-    candidates: int
 
 
 @dataclass
@@ -298,7 +278,7 @@ class Outcome:
             "params": [-trial.user_attrs["metrics"]["params"] for trial in trials],
             "macs": [-trial.user_attrs["metrics"]["macs"] for trial in trials],
         }
-        return [_order(by, values, final, seed) for by, values in orders.items()]
+        return [kendall(by, values, final, seed) for by, values in orders.items()]
 
     def hypervolumes(self) -> list[tuple[int, float]]:
         """Hypervolume after each complete trial, as a share of the final one.
@@ -382,22 +362,3 @@ class Outcome:
                     path.unlink()
             for name, member in current.items():
                 member.architecture.save(self.run.architectures / name)
-
-
-def _order(by: str, values: Sequence[float], final: Sequence[float], seed: int) -> Order:
-    n = len(values)
-    x, y = (np.sign(np.subtract.outer(v, v)) for v in (values, final))
-    # A bootstrap sample is how often each candidate is in it; the first row is all of them once.
-    rng = np.random.default_rng(seed)
-    times = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)])
-
-    def pairs(of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        total: npt.NDArray[np.float64] = np.sum(times @ of * times, axis=1)
-        return total
-
-    ordered = np.sqrt(pairs(np.abs(x)) * pairs(np.abs(y)))
-    taus = pairs(x * y)[ordered > 0] / ordered[ordered > 0]
-    if not ordered[0]:  # all equal: nothing to order
-        return Order(by, 0.0, -1.0, 1.0, n)
-    low, high = np.percentile(taus[1:], [2.5, 97.5]) if len(taus) > 1 else (-1.0, 1.0)
-    return Order(by, float(taus[0]), float(low), float(high), n)

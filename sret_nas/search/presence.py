@@ -17,12 +17,13 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import random
 import re
 import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,8 @@ from typing import Any
 
 GRACE = 6
 """Beats that a worker may miss."""
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
+"""Between two looks at what others do."""
 
 
 @dataclass(frozen=True)
@@ -222,3 +225,12 @@ class Pulse:
             with self._beats, contextlib.suppress(Exception):  # the worker's own calls complain
                 if self._beat:
                     self._beat(number)
+
+
+def pauses() -> Iterator[None]:
+    """Pauses, each longer than the one before."""
+    length = SHORTEST_PAUSE_S
+    while True:
+        time.sleep(random.uniform(length / 2, length))  # noqa: S311
+        yield
+        length = min(LONGEST_PAUSE_S, 1.5 * length)

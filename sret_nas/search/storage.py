@@ -13,6 +13,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,18 @@ def _proxy(address: Address) -> BaseStorage:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
 
+    class Bounded(GrpcStorageProxy):
+        """Optuna's, whose calls would wait for ever for a proxy that was cut off."""
+
+        def _setup(self) -> None:
+            super()._setup()
+            for name, method in vars(self._stub).items():
+                setattr(self._stub, name, partial(method, timeout=CALL_S))
+
     url = address.url
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        proxy = GrpcStorageProxy(host=str(url.host), port=int(url.port or 0))
+        proxy = Bounded(host=str(url.host), port=int(url.port or 0))
     try:
         proxy.wait_server_ready(timeout=10)
     except (ConnectionError, grpc.RpcError) as error:

@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sret_nas import zoo
 from sret_nas.arch import Architecture
-from sret_nas.cost import cost
 from sret_nas.errors import ArchitectureError, InfeasibleError, TrainingError
 from sret_nas.search import constraints, trials
-from sret_nas.search.beforehand import Beforehand
+from sret_nas.search.beforehand import Beforehand, published
 from sret_nas.search.claims import Claim, verdict
 from sret_nas.search.config import RunConfig
 from sret_nas.search.confirm import Confirmations, confirming_s, to_confirm
 from sret_nas.search.outcome import Outcome
 from sret_nas.search.placement import Seat
-from sret_nas.search.presence import Pulse, Vigil, Who, me
+from sret_nas.search.presence import Pulse, Vigil, Who, me, pauses
 from sret_nas.search.rundir import RunDir, limit_of, reported
 from sret_nas.search.rungs import AtRung, goes_on
 from sret_nas.search.samplers import FilteredSampler, SpaceExhausted, counted, interrupted
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from sret_nas.training import EpochResult
 
 CURVE = ("epoch", "train_loss", "val_loss", "val_accuracy", "seconds", "images")
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
-"""Between two looks at what others do."""
 Asked = tuple[optuna.Trial, Architecture, dict[str, float]]
 
 
@@ -52,14 +48,6 @@ class Stopped(Exception):  # noqa: N818
 
 class Surplus(Exception):  # noqa: N818
     """Workers that asked earlier have had all that are wanted."""
-
-
-def published(space: SearchSpace, config: RunConfig) -> list[Architecture]:
-    """The published variants to try first, cheapest first; each function once."""
-    if not config.published:
-        return []
-    distinct = {arch.id: arch for arch in zoo.PUBLISHED.values() if arch in space}
-    return sorted(distinct.values(), key=lambda arch: cost(arch).macs)
 
 
 def _keep(trial: optuna.Trial, metrics: dict[str, float], single: dict[str, float]) -> None:
@@ -120,6 +108,7 @@ class Worker:
         self._own: FrozenTrial | None = None
         self._exhausted_at: int | None = None
         self._limit: int | None = None
+        self._limit_until = 0.0
         self._left = False
         self._reserve_s = 0.0
         self.sampler = _Sampler(
@@ -145,12 +134,12 @@ class Worker:
     def search(self) -> None:
         """Try candidates until the run has enough and nobody else is at one, or is stopped."""
         with reported(self.run.label), self.pulse, self._holding():
-            pause = _pauses()
+            pause = pauses()
             while not (self.stop() or self._late() or self._left):
                 asked = self._ask()
                 if asked is not None:
                     self._try(asked)
-                    pause = _pauses()
+                    pause = pauses()
                 elif not self._others_work():
                     return
                 else:
@@ -182,7 +171,14 @@ class Worker:
 
     def _wanted(self) -> bool:
         """Whether there is a candidate to try; closes those of workers that are no more."""
-        self._limit = limit_of(self.study, self.config)
+        if self.until is not None:
+            needed_s = confirming_s(Outcome(self.run, self.config, self.study))
+            self._reserve_s = min(needed_s, (self.config.timeout_s or 0.0) / 2)
+            if self._late():
+                return False
+        if time.monotonic() >= self._limit_until:  # a search with more --trials may come
+            self._limit = limit_of(self.study, self.config)
+            self._limit_until = time.monotonic() + self.config.heartbeat_s
         found = self.study.get_trials(deepcopy=False)
         if sweep(self.study, self.vigil, found):
             found = self.study.get_trials(deepcopy=False)
@@ -208,9 +204,6 @@ class Worker:
         """A candidate of this worker's own; ``None`` where there is none to be had now."""
         start = time.perf_counter()
         self.known.begin()
-        if self.until is not None:
-            found = confirming_s(Outcome(self.run, self.config, self.study))
-            self._reserve_s = min(found, (self.config.timeout_s or 0.0) / 2)
         while True:
             if not self._wanted():
                 return None
@@ -240,7 +233,7 @@ class Worker:
 
     def _wins(self, trial: optuna.Trial, arch: Architecture) -> bool:
         """Claim the architecture of a trial; ``False`` where it is another's."""
-        pause, own_id = _pauses(), arch.id
+        pause, own_id = pauses(), arch.id
         while True:
             others = [
                 Claim(other.number, trials.confirmed(other))
@@ -354,8 +347,8 @@ class Worker:
     def confirm_front(self) -> None:
         """Train the front with the other seeds, each member and seed by one worker."""
         with reported(self.run.label), self.pulse:
-            pause, alone = _pauses(), True
-            while not self.stop():
+            pause, alone = pauses(), True
+            while not (self.stop() or self._left):
                 wanted = to_confirm(Outcome(self.run, self.config, self.study))
                 if not wanted:
                     return
@@ -368,7 +361,7 @@ class Worker:
                 with self.confirmations.claimed(*job, self.stop) as mine:
                     if mine:
                         self.confirm(*job)
-                        pause = _pauses()
+                        pause = pauses()
                 alone = mine
 
     def confirm(self, number: int, seed: int) -> None:
@@ -386,18 +379,12 @@ class Worker:
         except Stopped:
             return
         except TrainingError as error:
+            if self.seat.guest and error.reason == "out of memory":
+                self._left = True
+                return
             result: dict[str, Any] = {"reason": error.reason}
         else:
             keys = ("val_loss", "val_accuracy", "test_loss", "test_accuracy", "seconds")
             result = {key: getattr(found, key) for key in keys}
         with reported(self.run.label):
             self.study.set_user_attr(f"confirmed:{number}:{seed}", result)
-
-
-def _pauses() -> Iterator[None]:
-    """Pauses, each longer than the one before."""
-    length = SHORTEST_PAUSE_S
-    while True:
-        time.sleep(random.uniform(length / 2, length))  # noqa: S311
-        yield
-        length = min(LONGEST_PAUSE_S, 1.5 * length)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from optuna.trial import TrialState
 from PIL import Image
 from sret_nas.cli.main import run
 
@@ -186,6 +189,40 @@ def test_a_study_of_somebody_else_is_left_alone(
     assert cli("pareto", "--storage", storage, "--study", "theirs").code == 2
     assert [row["run"] for row in cli("runs", "--storage", storage, "--json").json] == ["begun"]
     assert theirs.user_attrs == {}
+
+
+@pytest.mark.parametrize(("which", "slowly"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_worker_that_is_asked_to_end_hands_its_candidate_back(
+    which: signal.Signals, slowly: bool, begun: Path, storage: str, tmp_path: Path, until: Any
+) -> None:
+    """Ctrl-C after its epoch; SIGTERM at once, for a machine that goes away does not wait."""
+    study = load(storage=storage, study="begun").study
+    before = len(standing(study))
+    allow(storage, before + 50)
+    program = Path(sys.executable).with_name("sret-nas")
+    stderr = tmp_path / "stderr"
+    with stderr.open("w") as file:
+        worker = subprocess.Popen(
+            [program, "worker", "--study", "begun", "--workers", "1"],
+            env=os.environ | {"SRET_NAS_STORAGE": storage, "OMP_NUM_THREADS": "1"},
+            cwd=tmp_path,
+            stderr=file,
+        )
+    try:
+        until(lambda: any("curve" in t.user_attrs for t in study.trials[before:]))
+        worker.send_signal(which)
+        assert worker.wait(60) == 130
+    finally:
+        worker.kill()
+        worker.wait()
+        allow(storage, len(standing(study)))
+    assert not study.get_trials(states=(TrialState.RUNNING,))
+    text = stderr.read_text()
+    assert "Traceback" not in text
+    assert WORD not in text
+    assert ("handed back" in text) is slowly
+    lost = [t for t in study.trials[before:] if t.user_attrs.get("interrupted") == "lost"]
+    assert not lost
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import yaml
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import InfeasibleError
-from sret_nas.search import Outcome, RunDir, load
+from sret_nas.search import RunDir, load
 from sret_nas.search.trials import standing
 
 Cli = Callable[..., Any]

@@ -19,7 +19,7 @@ from sret_nas.cli.view import View
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.search import Outcome, RunDir
-from sret_nas.search.outcome import _order
+from sret_nas.search.order import kendall
 from sret_nas.space import SearchSpace
 
 Lab = Any
@@ -190,7 +190,7 @@ def test_a_maximised_objective(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(("sign", "tau"), [(1, 1.0), (-1, -1.0)])
-def test_fidelity_of_a_perfect_and_of_a_reversed_order(sign: int, tau: float, lab: Lab) -> None:
+def test_fidelity_of_a_perfect_and_of_a_reversedkendall(sign: int, tau: float, lab: Lab) -> None:
     made = Made(lab)
     for k in range(8):
         made.add(k, [10 + sign * k, 4, 4, 1.0 + k])
@@ -201,7 +201,7 @@ def test_fidelity_of_a_perfect_and_of_a_reversed_order(sign: int, tau: float, la
     assert params.candidates == first.candidates == 8
 
 
-def test_fidelity_of_a_known_order(lab: Lab) -> None:
+def test_fidelity_of_a_knownkendall(lab: Lab) -> None:
     made = Made(lab)
     for k, first in enumerate([1, 3, 2, 4, 5, 6, 7, 8]):  # one pair of 28 is swapped
         made.add(k, [first, 4, 4, 1.0 + k])
@@ -215,7 +215,7 @@ def test_kendalls_tau_is_what_scipy_says() -> None:
     rng = np.random.default_rng(0)
     for n in (6, 12, 60):
         x, y = rng.integers(0, n // 2 + 2, (2, n)).astype(float)
-        order = _order("params", x.tolist(), y.tolist(), seed=0)
+        order = kendall("params", x.tolist(), y.tolist(), seed=0)
         assert order.tau == pytest.approx(scipy.stats.kendalltau(x, y).statistic)
     resampled = []
     for _ in range(500):

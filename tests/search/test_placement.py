@@ -69,3 +69,16 @@ def test_alone_on_its_gpu_it_fails_at_once(lab: Lab) -> None:
     host.search()
     (trial,) = host.study.trials
     assert trial.user_attrs["reason"] == "out of memory"
+
+
+def test_a_guest_that_does_not_fit_leaves_the_confirmation_to_others(lab: Lab, table: Any) -> None:
+    config = lab.config(trials=2)
+    host = lab.worker(config, table=table)
+    host.search()
+    guest = lab.worker(config, host.study, too_large)
+    guest.seat = Seat("cuda:0", shared=True, guest=True)
+    guest.confirm_front()
+    assert not any(key.startswith("confirmed:") for key in host.study.user_attrs)
+    host.confirm_front()
+    found = [v for k, v in host.study.user_attrs.items() if k.startswith("confirmed:")]
+    assert found and all("val_loss" in one for one in found)

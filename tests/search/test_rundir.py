@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy.exc
+import yaml
 
 from sret_nas import files
-from sret_nas.errors import SretNasError
+from sret_nas.errors import ConfigError, SretNasError
+from sret_nas.search.config import RunConfig, code_of
 from sret_nas.search.storage import reported
+from sret_nas.space import SearchSpace
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(
@@ -47,3 +51,32 @@ def test_a_full_database_is_one_line(tmp_path: Path) -> None:
         for i in range(200):
             study.set_user_attr(f"key {i}", "x" * 1000)
     assert "\n" not in str(caught.value)
+
+
+MODULE = """
+def change(data):
+    data["stages"][0]["mlp_ratio"] = {ratio}
+    return data
+"""
+
+
+def test_a_callable_that_changed_is_another_run(
+    tmp_path: Path, lab: Any, few: dict[str, Any]
+) -> None:
+    file = tmp_path / "changed_rule.py"
+    space = tmp_path / "own.yaml"
+    space.write_text(yaml.safe_dump(few | {"callable": "changed_rule:change"}))
+
+    def begin() -> RunConfig:
+        code = code_of(SearchSpace.load(space))
+        config: RunConfig = lab.config(space, space_folder=str(tmp_path), space_code=code)
+        return config
+
+    file.write_text(MODULE.format(ratio=2.0))
+    begun = begin()
+    assert begun.search_space().transform is not None
+    file.write_text(MODULE.format(ratio=3.0))
+    with pytest.raises(ConfigError, match="another content"):
+        begun.search_space()
+    with pytest.raises(ConfigError, match="callable was"):
+        begin().refuse_other(begun, "here")
