@@ -61,7 +61,7 @@ NOISE = 0.4
 TRIES = 8
 BOOTSTRAPS = 5_000
 MINE = "known-cost"
-MOST = {"gp": 50}
+MOST = {"gp": 25}
 """Evaluations of a search whose proposals take seconds; all others go to the last point."""
 
 Floats = npt.NDArray[np.float64]
