@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import yaml
 from optuna.trial import create_trial
 from sret_nas.cli.main import run as command
 
+from sret_nas.report.publish import Publisher
 from sret_nas.search import load
 
 Cli = Callable[..., Any]
@@ -87,6 +89,7 @@ def until(condition: Callable[[], Any]) -> Any:
 def test_a_search_leaves_all_of_it(searched: Path) -> None:
     """Whoever opens the study finds notes, artifacts and plots, with or without this command."""
     outcome = load(searched)
+    assert (searched / "report.html").exists()
     stored = outcome.study._storage.get_study_system_attrs(outcome.study._study_id)
     for trial in outcome.trials:
         assert f"dashboard:{trial._trial_id}:note_str:0" in stored
@@ -96,6 +99,51 @@ def test_a_search_leaves_all_of_it(searched: Path) -> None:
     assert {k.split(":")[2] for k in stored if "plot_data" in k} == {
         "front-macs", "learning-curves", "cost-by-stage",
     }  # fmt: skip
+
+
+def test_a_search_without_room_for_artifacts_says_so_once(
+    searched: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run/artifacts/x"))
+
+    monkeypatch.setattr(Publisher, "_file", full)
+    words = ["--proxy", searched.parent / "tiny.yaml", "--workers", 1, "--trials", 1]
+    result = cli("search", "smoke", *words, "--out", tmp_path / "run")
+    assert result.code == 0
+    said = [line for line in result.err.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_an_interrupted_search_leaves_its_report(searched: Path, tmp_path: Path) -> None:
+    """And the notes of what was finished."""
+    program = str(Path(sys.executable).with_name("sret-nas"))
+    words = ["--proxy", searched.parent / "tiny.yaml", "--workers", 1, "--trials", 200]
+    process = subprocess.Popen(
+        [program, "search", "smoke", *map(str, words), "--out", str(tmp_path / "run")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        while not (line := process.stderr.readline()).startswith("trial 1 "):
+            assert line, "it ended before it was interrupted"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.communicate()
+    run = tmp_path / "run"
+    assert "Recommended architecture" in (run / "report.html").read_text(encoding="utf-8")
+    outcome = load(run)
+    stored = outcome.study._storage.get_study_system_attrs(outcome.study._study_id)
+    assert outcome.complete()
+    for trial in outcome.complete():
+        assert f"dashboard:{trial._trial_id}:note_str:0" in stored
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
