@@ -108,7 +108,7 @@ class Worker:
         self._own: FrozenTrial | None = None
         self._exhausted_at: int | None = None
         self._limit: int | None = None
-        self._limit_until = 0.0
+        self._limit_until = float("-inf")
         self._left = False
         self._reserve_s = 0.0
         self.sampler = _Sampler(

@@ -334,7 +334,7 @@ def make_farm(
             proxy=Proxy.load(proxy),
             trials=trials,
             versions=versions(),
-            **{"heartbeat_s": 1.0, "sampler": "random"} | changes,
+            **{"heartbeat_s": 10.0, "sampler": "random"} | changes,
         )
         farms.append(Farm(address, config, tmp_path, zygote, epoch_s=epoch_s))
         return farms[-1]

@@ -115,7 +115,7 @@ def test_cut_off_the_network(
     make_farm: MakeFarm, postgres: Any, url: str, wire: Any, until: Any
 ) -> None:
     """Its candidate is tried by another; it comes back, and nothing is counted twice."""
-    farm = make_farm(trials=16, epoch_s=0.1)
+    farm = make_farm(trials=16, epoch_s=0.1, heartbeat_s=1.5)
     thread = wire()
     (cut,) = farm.start(url=url.replace(str(postgres.port), str(thread.port)), machine="there")
     until(lambda: farm.trainings("begin"))

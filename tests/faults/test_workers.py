@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 MakeFarm = Callable[..., Any]
+BEAT_S = 1.5
+"""Where silence is to be noticed: soon, but not on a machine that is only busy."""
 
 
 def test_eight_workers_at_once_train_nothing_twice(make_farm: MakeFarm) -> None:
@@ -40,7 +42,7 @@ def test_killed_at_random_moments(make_farm: MakeFarm, until: Any) -> None:
 def test_killed_on_another_machine_is_noticed_by_its_silence(
     make_farm: MakeFarm, until: Any
 ) -> None:
-    farm = make_farm(trials=12, epoch_s=0.1)
+    farm = make_farm(trials=12, epoch_s=0.1, heartbeat_s=BEAT_S)
     there, *_ = farm.start(machine="there")
     until(lambda: farm.trainings("begin"))
     there.signal(signal.SIGKILL)
@@ -53,7 +55,7 @@ def test_killed_on_another_machine_is_noticed_by_its_silence(
 
 def test_one_that_was_only_away_counts_nothing_twice(make_farm: MakeFarm, until: Any) -> None:
     """It is stopped until the others give it up, and then goes on with what it had."""
-    farm = make_farm(trials=12, epoch_s=0.1)
+    farm = make_farm(trials=12, epoch_s=0.1, heartbeat_s=BEAT_S)
     away, *_ = farm.start(machine="there")
     until(lambda: farm.trainings("begin"))
     away.signal(signal.SIGSTOP)
@@ -65,7 +67,7 @@ def test_one_that_was_only_away_counts_nothing_twice(make_farm: MakeFarm, until:
 
 
 def test_clocks_that_differ(make_farm: MakeFarm, until: Any) -> None:
-    farm = make_farm(trials=24)
+    farm = make_farm(trials=24, heartbeat_s=BEAT_S)
     farm.start(2, machine="past", ahead_s=-86_400 * 400)
     farm.start(2, machine="future", ahead_s=86_400 * 30, rate=1.5)
     slow, *_ = farm.start(1, machine="behind", ahead_s=-600, rate=0.7)
