@@ -39,7 +39,7 @@ def dashboard(
 
     Without a run or a storage, it is the newest run in runs/.
     """
-    if run is None and storage is None:
+    if run is None and storage is None and study is None:
         run = _newest()
     with status() as progress:
         progress("reading the run")

@@ -189,6 +189,28 @@ def test_it_opens_the_browser_that_is_there(run: Path, tmp_path: Path) -> None:
         assert seen.read_text().strip() == address
 
 
+def test_without_a_run_it_is_the_newest(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run.parent / "runs"
+    folder.mkdir()
+    for name, age_s in (("old", 1000), ("new", 0)):
+        copy = shutil.copytree(run, folder / name)
+        for path in copy.iterdir():
+            os.utime(path, (time.time() - age_s,) * 2)
+    monkeypatch.chdir(run.parent)
+    with serving("--no-browser") as (address, process):
+        assert address
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=DEADLINE_S)[1] == "run     runs/new\n"
+
+
+def test_without_any_run(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--study", "mine"]):
+        result = cli("dashboard", *words)
+        assert result.code == 2
+        assert "--storage" in result.err
+
+
 def test_without_the_folder_of_artifacts(run: Path) -> None:
     shutil.rmtree(run / "artifacts")
     (run / "artifacts").write_text("in the way")
