@@ -68,12 +68,18 @@ class Pairs:
         multiplicities = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)
         self._weights = np.vstack([np.ones(n), multiplicities])
 
-    def tau(self, x: Sequence[float], y: Sequence[float]) -> dict[str, Estimate]:
-        """τ-b between two quantities, both better when small, by the pairs that count."""
+    def tau(self, x: npt.ArrayLike, y: npt.ArrayLike) -> dict[str, Estimate]:
+        """τ-b between two quantities, both better when small, by the pairs that count.
+
+        Architectures of which one quantity is unknown (NaN) are left out.
+        """
         a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        unknown = np.isnan(a) | np.isnan(b)
+        a, b = np.where(unknown, 0, a), np.where(unknown, 0, b)
         signs_x, signs_y = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
+        known = ~(unknown[:, None] | unknown)
         return {
-            name: self._estimate(signs_x * counted, signs_y * counted)
+            name: self._estimate(signs_x * (counted & known), signs_y * (counted & known))
             for name, counted in self.counted.items()
         }
 

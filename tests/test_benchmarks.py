@@ -1,11 +1,14 @@
 """The table of trained architectures holds what it says, and the scripts around it start."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
@@ -73,10 +76,76 @@ def test_how_it_was_made_is_told(table):
     assert made["data"]["fingerprint"]
 
 
-@pytest.mark.parametrize("name", ["table", "search", "fidelity"])
+@pytest.mark.parametrize("name", ["table", "search", "fidelity", "proxy_table", "proxies"])
 def test_scripts_explain_themselves(name):
     done = subprocess.run(
         [sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def proxies():
+    return json.loads((BENCHMARKS / "tables" / "proxies-fashion.json").read_text())
+
+
+def test_the_reference_of_the_proxies_is_longer_and_has_seeds_of_its_own(proxies):
+    plans = proxies["made"]["plans"]
+    reference, default = plans["reference"], plans["fast"]
+    assert reference["proxy"]["epochs"] * reference["train"] >= 4 * (
+        default["proxy"]["epochs"] * default["train"]
+    )
+    shared = [name for name, plan in plans.items() if set(plan["seeds"]) & {1, 2}]
+    assert shared == ["reference"]
+    assert {plan["val"] for plan in plans.values()} <= {reference["val"], reference["val"] // 2}
+
+
+def test_proxies_were_tried_on_enough_architectures(proxies):
+    rows = proxies["architectures"]
+    assert len({row["id"] for row in rows}) == len(rows) >= 60
+    assert all("1" in row["trainings"]["reference"] for row in rows)
+    assert sum("2" in row["trainings"]["reference"] for row in rows) * 3 >= len(rows)
+    for row in rows:
+        arch = Architecture.load(row["architecture"])
+        assert (arch.id, cost(arch).macs) == (row["id"], row["macs"])
+        for plan, curves in row["trainings"].items():
+            for curve in curves.values():
+                epochs = proxies["made"]["plans"][plan]["proxy"]["epochs"]
+                assert {len(column) for column in curve.values()} == {epochs}
+
+
+def test_what_is_said_of_proxies_comes_from_the_table(tmp_path):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "proxies.py", "--out", tmp_path / "found.json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    kept = json.loads((BENCHMARKS / "results" / "proxies-cpu.json").read_text())
+    assert [row["by"] for row in found["orders"]] == [row["by"] for row in kept["orders"]]
+    for now, then in zip(found["orders"], kept["orders"], strict=True):
+        for pairs in ("all", "similar_cost"):
+            assert now[pairs] == pytest.approx(then[pairs], abs=1e-9)
+            assert now["minus_fast"][pairs] == pytest.approx(then["minus_fast"][pairs], abs=1e-9)
+
+
+def test_kendall_is_that_of_scipy_and_leaves_out_what_is_unknown(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    kendall = importlib.import_module("kendall")
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 6, 40).astype(float), rng.integers(0, 6, 40).astype(float)
+    x[:5] = np.nan
+    pairs = kendall.Pairs([1_000] * 20 + [2_000] * 20)
+    assert pairs.tau(x, y)["all"].value == pytest.approx(kendalltau(x[5:], y[5:]).statistic)
+    near = kendall.Pairs([1_000] * 20 + [9_000] * 20).tau(x, y)["similar_cost"]
+    together = [
+        (np.sign(x[i] - x[j]), np.sign(y[i] - y[j]))
+        for i in range(5, 40)
+        for j in range(5, 40)
+        if (i < 20) == (j < 20)
+    ]
+    a, b = np.array(together).T
+    assert near.value == pytest.approx((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
+    assert near.to_dict()["low"] < near.value < near.to_dict()["high"]
