@@ -175,6 +175,8 @@ def _announce(run: RunDir, config: RunConfig, plan_name: str, images: Any) -> No
     note(f"run     {run.path}")
     if not run.own_database:
         note(f"study   {run.study_name} in {run.address}; more machines: sret-nas worker")
+    if run.set_aside:
+        note(f"note: the run goes on in {run.address}, not in the storage that is given")
     note(
         f"proxy   {plan_name}: {plan.image_size} px, stem stride {plan.stem_stride}, "
         f"width ×{plan.width:g}, {len(images.train):,} images, {plan.epochs} epochs, "

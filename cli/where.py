@@ -41,7 +41,7 @@ def find(run: Path | None, storage: str | None, study: str | None) -> Outcome:
     if run is not None:
         if study is not None:
             raise UsageError("given a run directory and --study; allowed: one of the two")
-        return load(run, storage if (run / "storage.yaml").exists() else None)
+        return load(run, storage)
     return load(storage=storage, study=the_study(storage, study))
 
 

@@ -36,8 +36,8 @@ class RunDir:
     Args:
         path: The folder; it need not exist yet. Default for a study that is named:
             none is made, and what is written goes where the caller says.
-        storage: Where the study is; default ``study.db`` in the folder, or what the folder
-            says of the storage that it was begun with.
+        storage: Where the study is, unless the folder has it or knows; default ``study.db``
+            in the folder.
         study: Its name; default that of the folder.
 
     Attributes:
@@ -71,24 +71,27 @@ class RunDir:
 
     @property
     def address(self) -> Address:
-        """Where the study is.
+        """Where the study is: a folder that has a study, or knows where it is, goes on there.
 
         Raises:
             ConfigError: the folder says where, but not the password.
         """
+        own = Address(f"sqlite:///{self.database}")
+        if self.has_folder and self.database.exists():
+            return own
+        place = self._place()
+        if place.get("complete"):
+            return Address.parse(str(place["storage"]))
         if self._storage is not None:
             return self._storage
-        place = self._place()
-        if place and not self.database.exists():
-            if place.get("complete"):
-                return Address.parse(str(place["storage"]))
-            if os.environ.get(ENV):
-                return Address.parse(os.environ[ENV])
-            raise ConfigError(
-                f"{self.path}: its study is in {place['storage']}",
-                f"give --storage, or {ENV}, with the password",
-            )
-        return Address(f"sqlite:///{self.database}")
+        if not place:
+            return own
+        if os.environ.get(ENV):
+            return Address.parse(os.environ[ENV])
+        raise ConfigError(
+            f"{self.path}: its study is in {place['storage']}",
+            f"give --storage, or {ENV}, with the password",
+        )
 
     @property
     def own_database(self) -> bool:
@@ -100,6 +103,11 @@ class RunDir:
             return {}
         found = yaml.safe_load(self.place_file.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) and "storage" in found else {}
+
+    @property
+    def set_aside(self) -> bool:
+        """Whether another storage was given than that in which the run goes on."""
+        return self._storage is not None and self._storage != self.address
 
     @property
     def exists(self) -> bool:

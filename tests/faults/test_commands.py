@@ -87,6 +87,22 @@ def test_the_folder_and_the_storage_say_the_same(
     assert (row["run"], row["finished"], row["wanted"]) == ("begun", 2, 2)
 
 
+def test_a_folder_goes_on_where_its_study_is(
+    options: list[str], begun: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of a file stays one, with a storage in the environment or on the command line."""
+    at = options.index("--storage")
+    local = [*options[:at], *options[at + 2 :], "--out", str(tmp_path / "run"), "--json"]
+    assert cli(*local, "--trials", 1).code == 0
+    result = cli(*local, "--trials", 2, "--storage", options[at + 1])
+    assert result.code == 0
+    assert "the run goes on in sqlite:///" in result.err
+    assert sum(result.json["trials"].values()) == 2
+    monkeypatch.setenv("SRET_NAS_STORAGE", options[at + 1])
+    assert cli("pareto", tmp_path / "run", "--json").json["front"] == result.json["front"]
+    assert (begun / "storage.yaml").exists() and not (tmp_path / "run" / "storage.yaml").exists()
+
+
 def test_no_password_in_the_run(begun: Path) -> None:
     files = [path for path in begun.rglob("*") if path.is_file()]
     assert begun / "report.html" in files
