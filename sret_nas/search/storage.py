@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 import itertools
 import logging
 import os
@@ -12,7 +13,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import optuna
 import sqlalchemy.exc
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.search.address import Address
@@ -45,6 +46,8 @@ CONNECT: dict[str, dict[str, Any]] = {
 }
 CONNECT["mariadb"] = CONNECT["mysql"]
 """What the drivers are told, so that a cut is noticed within a minute."""
+CHANGING = ("create_new_trial", "set_trial_state_values")
+"""Calls after which a reading of the trials is of no more use."""
 GRPC_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL", "RESOURCE_EXHAUSTED")
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 Say = Callable[[str], None]
@@ -248,10 +251,28 @@ class Patient(BaseStorage):
         self.patience_s = patience_s
         self.sleep = sleep
         self.clock = clock
+        self.readings: dict[int, list[FrozenTrial]] | None = None
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """See Optuna's; within ``one_reading``, as last read."""
+        if self.readings is None:
+            found: list[FrozenTrial] = self.call("get_all_trials", study_id, deepcopy, states)
+            return found
+        if study_id not in self.readings:
+            self.readings[study_id] = self.call("get_all_trials", study_id, deepcopy=False)
+        found = [t for t in self.readings[study_id] if states is None or t.state in states]
+        return copy.deepcopy(found) if deepcopy else found
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """One call of the storage, repeated where it failed for a passing reason."""
         start = self.clock()
+        if self.readings and name in CHANGING:
+            self.readings.clear()
         for attempt in itertools.count():
             try:
                 found = getattr(self.inner, name)(*args, **kwargs)
@@ -294,7 +315,9 @@ def _patiently(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in sorted(BaseStorage.__abstractmethods__):
+_PATIENT = BaseStorage.__abstractmethods__ - {"get_all_trials"}
+# Optuna's base has this one too, but reads all trials for it.
+for _name in sorted(_PATIENT | {"get_trial_id_from_study_id_trial_number"}):
     setattr(Patient, _name, _patiently(_name))
 abc.update_abstractmethods(Patient)  # type: ignore[type-abstract]
 
@@ -303,6 +326,22 @@ def impatient(study: optuna.Study) -> BaseStorage:
     """The storage of a study for calls that may fail."""
     storage: BaseStorage = study._storage
     return storage.inner if isinstance(storage, Patient) else storage
+
+
+@contextlib.contextmanager
+def one_reading(study: optuna.Study) -> Iterator[None]:
+    """Within the block, trials are read again only after one was created or ended here.
+
+    Whoever asks looks at all trials many times, and each look fetches the running ones.
+    """
+    storage = study._storage
+    if isinstance(storage, Patient):
+        storage.readings = {}
+    try:
+        yield
+    finally:
+        if isinstance(storage, Patient):
+            storage.readings = None
 
 
 @contextlib.contextmanager

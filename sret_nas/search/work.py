@@ -30,7 +30,7 @@ from sret_nas.search.presence import Pulse, Vigil, Who, me, pauses
 from sret_nas.search.rundir import RunDir, limit_of, reported
 from sret_nas.search.rungs import AtRung, goes_on
 from sret_nas.search.samplers import FilteredSampler, SpaceExhausted, counted, interrupted
-from sret_nas.search.storage import hurried, impatient
+from sret_nas.search.storage import hurried, impatient, one_reading
 from sret_nas.search.trials import finish, hand_back, returned, standing, sweep
 from sret_nas.space import Clock, SearchSpace, store
 
@@ -205,10 +205,11 @@ class Worker:
         start = time.perf_counter()
         self.known.begin()
         while True:
-            if not self._wanted():
-                return None
             try:
-                trial = self.study.ask(fixed_distributions=self.space.distributions)
+                with one_reading(self.study):
+                    if not self._wanted():
+                        return None
+                    trial = self.study.ask(fixed_distributions=self.space.distributions)
                 arch = self.space.decode(self.space.from_params(trial.params))
                 store(trial, arch)
                 if self._wins(trial, arch):

@@ -1,0 +1,80 @@
+"""Whoever asks reads the trials twice, and sees what is created or ended meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sret_nas.search.address import Address
+from sret_nas.search.storage import Patient, one_reading, open_storage
+
+Lab = Any
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    storage = open_storage(Address(f"sqlite:///{tmp_path / 'study.db'}"))
+    return optuna.create_study(storage=storage, directions=["minimize", "minimize"])
+
+
+@pytest.fixture
+def calls(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the storage itself is asked for."""
+    found: list[str] = []
+    call = Patient.call
+
+    def noted(self: Patient, name: str, *args: Any, **kwargs: Any) -> Any:
+        found.append(name)
+        return call(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(Patient, "call", noted)
+    return found
+
+
+def test_trials_are_read_once(study: optuna.Study, calls: list[str]) -> None:
+    study.ask()
+    other = study.ask()
+    study.tell(other, [1.0, 2.0])
+    calls.clear()
+    with one_reading(study):
+        for _ in range(3):
+            assert len(study.get_trials(deepcopy=False)) == 2
+        (running,) = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        assert study.get_trials()[running.number] is not running
+    assert calls.count("get_all_trials") == 1
+    study.get_trials(deepcopy=False)
+    assert calls.count("get_all_trials") == 2
+
+
+def test_what_is_created_or_ended_is_seen(study: optuna.Study) -> None:
+    with one_reading(study):
+        assert not study.get_trials()
+        trial = study.ask()
+        assert [t.state for t in study.get_trials()] == [TrialState.RUNNING]
+        study.tell(trial, [1.0, 2.0])
+        assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE]
+
+
+def test_it_ends_with_the_block(study: optuna.Study) -> None:
+    with pytest.raises(KeyError), one_reading(study):
+        study.get_trials()
+        raise KeyError
+    elsewhere = optuna.load_study(study_name=study.study_name, storage=study._storage.inner)
+    elsewhere.ask()
+    assert len(study.get_trials()) == 1
+
+
+def test_a_candidate_takes_so_many_readings(
+    lab: Lab, study: optuna.Study, calls: list[str]
+) -> None:
+    """One before it is created, one after, one to win it, one a rung, one at its end."""
+    worker = lab.worker(lab.config(sampler="random", trials=1, published=False), study)
+    worker.search()
+    (trial,) = study.get_trials()
+    rungs = sum(rung <= len(trial.user_attrs["curve"]) for rung in worker.evaluator.rungs[:-1])
+    calls_until_told = calls[: calls.index("set_trial_state_values")]
+    assert calls_until_told.count("get_all_trials") == 4 + rungs
