@@ -42,7 +42,7 @@ LAST = PROXY.epochs
 RULES: dict[str, dict[str, Any]] = {
     "default": {},
     "KEPT 0.25": {"KEPT": 0.25},
-    "KEPT 0.75": {"KEPT": 0.75},
+    "KEPT 0.5": {"KEPT": 0.5},
     "PEERS 4": {"PEERS": 4},
     "PEERS 16": {"PEERS": 16},
     "FEWEST 8": {"FEWEST": 8},

@@ -1,9 +1,10 @@
 """Which candidates go on after a rung.
 
 Asynchronous successive halving (ASHA, arXiv 1810.05934) asks whether a candidate
-is in the better half of all that reached its rung. Departs: it is compared with
-those of *similar cost*, because a front needs good candidates at every cost, and
-what no other dominates at its rung always goes on.
+is in the better part of all that reached its rung. Departs: it is compared with
+those of *similar cost*, because a front needs good candidates at every cost; what
+no other dominates at its rung always goes on; and only the worst quarter stops,
+because a sampler with a model proposes few that are bad.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ PEERS = 8
 """Candidates of similar cost that one is compared with."""
 FEWEST = 4
 """With fewer peers than this, everything goes on."""
-KEPT = 0.5
-"""Share of its peers that a candidate must be among."""
+KEPT = 0.75
+"""Share of its peers that a candidate must be among: the worst quarter stops."""
 
 
 @dataclass(frozen=True)
