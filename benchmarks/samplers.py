@@ -18,7 +18,8 @@ was not tried becomes a trial. What a sampler proposes otherwise is asked again 
 then replaced by a neighbour, then by a random candidate; nothing of that counts.
 
 Score: the noise-free hypervolume of what was tried, as a share of that of the whole
-feasible space; the reference is the worst feasible value of either objective. Intervals:
+feasible space; the reference is the worst value of either objective in the whole grid. With
+the worst feasible values instead it is given as ``strict``. Intervals:
 percentile bootstrap over seeds, paired by seed; a seed decides the proposals and the
 noise, which is the same for all samplers.
 """
@@ -128,17 +129,26 @@ class Problem:
         """The feasible ones."""
         return FromDistributions(self.distributions, feasible=self.feasible)
 
-    def volume(self, numbers: Sequence[int]) -> float:
+    @cached_property
+    def inside(self) -> list[int]:
+        """Numbers of the feasible ones."""
+        return np.flatnonzero(self.macs <= self.limit).tolist()
+
+    def share(self, numbers: Sequence[int], strict: bool = False) -> float:
+        """Hypervolume of feasible candidates over that of all."""
+        return self.volume(numbers, strict) / self.best[strict]
+
+    def volume(self, numbers: Sequence[int], strict: bool) -> float:
         """Hypervolume of feasible candidates."""
-        inside = self.macs <= self.limit
-        reference = (-self.quality[inside].min(), np.log(self.params[inside]).max())
+        judged = self.inside if strict else slice(None)
+        reference = (-self.quality[judged].min(), np.log(self.params[judged]).max())
         points = np.column_stack([-self.quality[numbers], np.log(self.params[numbers])])
         return pareto.hypervolume(points, reference)
 
     @cached_property
-    def best(self) -> float:
-        """Hypervolume of all that is feasible."""
-        return self.volume(np.flatnonzero(self.macs <= self.limit).tolist())
+    def best(self) -> dict[bool, float]:
+        """Hypervolume of all that is feasible, by strictness."""
+        return {strict: self.volume(self.inside, strict) for strict in (False, True)}
 
     def observed(self, number: int, seed: int) -> float:
         """What a training of a candidate shows; the same for every sampler."""
@@ -340,8 +350,12 @@ def search(problem: Problem, name: str, seed: int, most: int) -> dict[str, Any]:
             assert number not in tried
             tried.append(number)
             study.tell(trial, [problem.observed(number, seed), problem.log_params(trial.params)])
-    scores = [problem.volume(tried[:point]) / problem.best for point in POINTS if point <= most]
-    return {"scores": scores, "ask_s": statistics.median(seconds)}
+    points = [point for point in POINTS if point <= most]
+    return {
+        "scores": [problem.share(tried[:point]) for point in points],
+        "strict": [problem.share(tried[:point], strict=True) for point in points],
+        "ask_s": statistics.median(seconds),
+    }
 
 
 # -- figures -------------------------------------------------------------------------------------
@@ -382,6 +396,7 @@ def summary(runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, Any]:
         found[name] = {
             "mean": scores[name].mean(axis=0).tolist(),
             "interval": [interval(column) for column in scores[name].T],
+            "strict": np.mean([some[seed]["strict"] for seed in seeds], axis=0).tolist(),
             "seeds": len(seeds),
             "ask_s": statistics.median(run["ask_s"] for run in some.values()),
             "mine_minus_this": None
