@@ -27,7 +27,16 @@ from sret_nas.errors import UsageError
 from sret_nas.search import address
 from sret_nas.search.config import RunConfig, refuse_other_versions
 from sret_nas.search.confirm import to_confirm
-from sret_nas.search.crew import Alone, Crew, MakeWorker, Stop, Watch, make_worker, the_data
+from sret_nas.search.crew import (
+    Alone,
+    Crew,
+    MakeCrew,
+    MakeWorker,
+    Stop,
+    Watch,
+    make_worker,
+    the_data,
+)
 from sret_nas.search.outcome import Outcome
 from sret_nas.search.placement import Seat, seats
 from sret_nas.search.presence import Vigil, Who, me
@@ -56,6 +65,7 @@ def search(
     config: RunConfig,
     watch: Watch = lambda _: None,
     make: MakeWorker = make_worker,
+    crew: MakeCrew | None = None,
 ) -> Ended:
     """Begin a run or go on with it.
 
@@ -66,6 +76,7 @@ def search(
         config: What; checked against the run that may be there.
         watch: Told of the study: first as it was found, then while the search goes on.
         make: Makes a worker in its process.
+        crew: Who does the work; default this process, or processes of its own.
 
     Raises:
         UsageError: another search is at work on the folder, or it cannot be written.
@@ -80,7 +91,7 @@ def search(
         study = None if run.own_database else run.study(create=config)
         config = run.begin(config)
         study = study or run.study(create=config)
-        work = _Work(run, config, study, watch, make)
+        work = _Work(run, config, study, watch, make, crew=crew)
         try:
             ending = work.carry_out()
             if ending != "interrupted":
@@ -101,6 +112,7 @@ def join(
     data: str | None = None,
     watch: Watch = lambda _: None,
     make: MakeWorker = make_worker,
+    crew: MakeCrew | None = None,
 ) -> Ended:
     """Help with a run that a search has begun: candidates, then the front's confirmation.
 
@@ -112,6 +124,7 @@ def join(
         data: Where the data are on this machine; default as the run was begun.
         watch: Told of the study while the work goes on.
         make: Makes a worker in its process.
+        crew: Who does the work; default this process, or processes of its own.
 
     Raises:
         ConfigError: no such study, or versions here would give other numbers.
@@ -137,7 +150,7 @@ def join(
         the_data(config)  # one message, rather than one a worker
     with reported(run.label):
         watch(study)
-        work = _Work(run, config, study, watch, make, who)
+        work = _Work(run, config, study, watch, make, who, crew)
         try:
             ending = work.carry_out()
         finally:
@@ -156,8 +169,10 @@ class _Work:
         watch: Watch,
         make: MakeWorker,
         who: Who | None = None,
+        crew: MakeCrew | None = None,
     ) -> None:
         self.run, self.config, self.study, self.make = run, config, study, make
+        self.crew = crew or (Alone if config.workers == 1 else Crew)
         self.who = who = who or me()
         # Those whose worker died before it said who it is; one alive would begin anew.
         unowned = [t for t in study.get_trials(states=RUNNING) if owner(t) is None]
@@ -178,10 +193,9 @@ class _Work:
         """Work until the run has all it was asked for, or time or the user ends it."""
         event = multiprocessing.get_context("spawn").Event()
         stop = Stop(event, self.deadline)
-        kind = Alone if self.config.workers == 1 else Crew
         places = _seats(self.config, self.who.name)
         with _interruptible(event):
-            kind(self.run, self.config, stop, self.watch, places, self.make).work(self.study)
+            self.crew(self.run, self.config, stop, self.watch, places, self.make).work(self.study)
         if stop.asked:
             return "interrupted"
         return "done" if self._complete() else "timeout"
@@ -199,7 +213,7 @@ def _seats(config: RunConfig, team: str) -> list[Seat]:
         import torch
 
         gpus = torch.cuda.device_count()
-    return seats(config.device, config.workers, gpus, cores(), team)
+    return seats(config.device, config.workers, gpus, team)
 
 
 @contextmanager

@@ -1,12 +1,10 @@
-"""Seats of workers: GPUs in turn, threads divided, guests leave first; with no GPU here."""
+"""Seats of workers: GPUs in turn, one thread each, guests leave first; with no GPU here."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from sret_nas.search.placement import MOST_THREADS, Seat, seats
+from sret_nas.search.placement import Seat, seats
 from sret_nas.search.trials import ATTEMPTS, standing
 from sret_nas.training import OutOfMemoryError
 
@@ -14,23 +12,20 @@ Lab = Any
 
 
 def test_workers_take_the_visible_gpus_in_turn() -> None:
-    found = seats("cuda", 5, gpus=2, cores=16)
+    found = seats("cuda", 5, gpus=2)
     assert [seat.device for seat in found] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
     assert [seat.guest for seat in found] == [False, False, True, True, True]
     assert all(seat.shared for seat in found)
-    assert not any(seat.shared for seat in seats("cuda", 2, gpus=2, cores=16))
+    assert not any(seat.shared for seat in seats("cuda", 2, gpus=2))
 
 
 def test_one_gpu_that_is_named_takes_all() -> None:
-    assert [seat.device for seat in seats("cuda:1", 3, gpus=4, cores=8)] == ["cuda:1"] * 3
+    assert [seat.device for seat in seats("cuda:1", 3, gpus=4)] == ["cuda:1"] * 3
 
 
-@pytest.mark.parametrize(
-    ("workers", "cores", "threads"), [(1, 1, 1), (2, 2, 1), (8, 2, 1), (1, 64, MOST_THREADS)]
-)
-def test_threads_are_divided(workers: int, cores: int, threads: int) -> None:
-    found = seats("cpu", workers, gpus=0, cores=cores)
-    assert {seat.threads for seat in found} == {threads}
+def test_on_a_cpu_each_has_one_thread_and_nobody_leaves() -> None:
+    found = seats("cpu", 8, gpus=0)
+    assert {seat.threads for seat in found} == {1}
     assert not any(seat.shared or seat.guest for seat in found)
 
 
