@@ -97,6 +97,18 @@ class MakeWorker(Protocol):
         """
 
 
+class HasWork(Protocol):
+    """Does the work of a run."""
+
+    def work(self, study: optuna.Study) -> None:
+        """All of it that is to be done here."""
+
+
+MakeCrew: TypeAlias = Callable[
+    [RunDir, RunConfig, Stop, Watch, Sequence[Seat], MakeWorker], HasWork
+]
+
+
 def the_data(config: RunConfig) -> DataSet:
     """The data of a run.
 
@@ -211,7 +223,7 @@ class Crew:
             raise
         sweep(study, vigil)
         self.watch(study)
-        self._judge()
+        judge([process.exitcode for process in self.processes], self.stop)
 
     def _start(self, seat: Seat) -> None:
         context = multiprocessing.get_context("spawn")
@@ -233,16 +245,24 @@ class Crew:
             if who is not None and who.pid in pids and who.boot == me().boot:
                 hand_back(study, trial, why)
 
-    def _judge(self) -> None:
-        codes = [process.exitcode for process in self.processes]
-        if 0 in codes or self.stop.asked:
-            return
-        if all(code == InfeasibleError.exit_code for code in codes):
-            raise InfeasibleError("nothing satisfies the budget; the workers say more above")
-        if all(code == UsageError.exit_code for code in codes):
-            raise UsageError("no worker could begin; they say why above")
+
+def judge(codes: Sequence[int | None], stop: Stop) -> None:
+    """What became of workers that have all ended.
+
+    Raises:
+        InfeasibleError: all ended because nothing satisfies the budget.
+        UsageError: none could begin.
+        SretNasError: none came to its end.
+    """
+    if 0 in codes or stop.asked:
+        return
+    if codes and all(code == InfeasibleError.exit_code for code in codes):
+        raise InfeasibleError("nothing satisfies the budget; the workers say more above")
+    if codes and all(code == UsageError.exit_code for code in codes):
+        raise UsageError("no worker could begin; they say why above")
+    if codes or not stop.timed_out:
         raise SretNasError(
-            f"all {len(codes)} workers failed; exit codes {codes}",
+            f"all {len(codes)} workers failed; exit codes {list(codes)}",
             "their messages are above; give the same command to go on, with fewer --workers "
             "if memory ran out",
         )
