@@ -50,6 +50,8 @@ class Address:
             url = make_url(text)
         except (sqlalchemy.exc.ArgumentError, ValueError):
             raise UsageError(f"--storage: not an address; allowed: {FORMS}") from None
+        if "@" in (url.host or ""):
+            raise UsageError("--storage: more than one @; write one in a password as %40")
         name, _, driver = url.drivername.partition("+")
         if name in DRIVERS and not driver:
             name = "postgresql" if name == "postgres" else name

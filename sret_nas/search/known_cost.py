@@ -143,6 +143,7 @@ class KnownCostSampler(BaseSampler):
         self._limits: tuple[Floats, Floats] | None = None
         self._kernels: dict[bytes, Kernel] = {}
         self._rows: dict[int, tuple[Params, Rows | None]] = {}
+        self._checked: set[tuple[str, int]] = set()
         import sret_nas.search.gp  # noqa: F401  # now, so that the first proposal need not wait
 
     def __getstate__(self) -> dict[str, Any]:
@@ -168,14 +169,57 @@ class KnownCostSampler(BaseSampler):
         """The next candidate.
 
         Raises:
-            ValueError: not exactly one objective is uncertain, or nothing feasible is left.
+            ValueError: not exactly one objective is uncertain, nothing feasible is left, or what
+                is said to be known is not what trials returned.
         """
         if not search_space:
             return {}
+        self._check(study)
         params = self.propose(study, trial, search_space)
         if params is None:
-            raise ValueError("KnownCostSampler: every feasible candidate has been tried")
+            tried = any(t.number != trial.number for t in study.get_trials(deepcopy=False))
+            raise ValueError(
+                "KnownCostSampler: every feasible candidate has been tried"
+                if tried
+                else "KnownCostSampler: no candidate is feasible, of all or of many at random"
+            )
         return params
+
+    def _check(self, study: optuna.Study) -> None:
+        """Compare what is known with what complete trials returned, each trial once.
+
+        Raises:
+            ValueError: they differ, or a known cost is no number.
+        """
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        for trial in done:
+            if (study.study_name, trial.number) in self._checked:
+                continue
+            for index, cost in self.known.items():
+                known, told = self._ask_user(f"known[{index}]", cost, trial.params), trial.values
+                if not math.isclose(known, told[index], rel_tol=1e-6, abs_tol=1e-9):
+                    raise ValueError(
+                        f"KnownCostSampler: known[{index}] says {known:g} of trial {trial.number}, "
+                        f"which returned {told[index]:g}; is it another objective's?"
+                    )
+            self._checked.add((study.study_name, trial.number))
+
+    def _ask_user(self, name: str, function: Callable[[Params], Any], params: Params) -> Any:
+        """What a function of the user says.
+
+        Raises:
+            ValueError: it needs a parameter that is not there, or says no number.
+        """
+        try:
+            found = function(dict(params))
+        except KeyError as error:
+            raise ValueError(
+                f"KnownCostSampler: {name} needs parameter {error}; every trial has "
+                f"{', '.join(params) or 'none'}"
+            ) from error
+        if name.startswith("known") and not math.isfinite(found):
+            raise ValueError(f"KnownCostSampler: {name} says {found} of {params}")
+        return found
 
     def propose(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -233,11 +277,20 @@ class KnownCostSampler(BaseSampler):
     ) -> Candidates:
         """What can be proposed."""
         signs = [-1 if d == StudyDirection.MAXIMIZE else 1 for d in study.directions]
-        known = [
-            lambda params, sign=signs[i], value=self.known[i]: sign * value(params)
-            for i in sorted(self.known)
-        ]
-        return FromDistributions(search_space, known, self.feasible, self.features)
+
+        def known(index: int) -> Callable[[Params], float]:
+            name, cost, sign = f"known[{index}]", self.known[index], signs[index]
+            return lambda params: sign * float(self._ask_user(name, cost, params))
+
+        def safe(name: str, function: Callable[[Params], Any] | None) -> Any:
+            return function and (lambda params: self._ask_user(name, function, params))
+
+        return FromDistributions(
+            search_space,
+            [known(index) for index in sorted(self.known)],
+            safe("feasible", self.feasible),
+            safe("features", self.features),
+        )
 
     def _trials(self, study: optuna.Study) -> list[FrozenTrial]:
         """The trials that count."""

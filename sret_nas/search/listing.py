@@ -56,7 +56,7 @@ def names(storage: str) -> list[str]:
     """Names of the runs in a storage; other studies in it are left out."""
     address = Address.parse(storage)
     with reported(str(address)):
-        studies = open_storage(address).get_all_studies()
+        studies = open_storage(address, create=False).get_all_studies()
     return sorted(one.study_name for one in studies if CONFIG in one.user_attrs)
 
 
@@ -64,7 +64,7 @@ def in_storage(storage: str) -> list[Progress]:
     """The runs of a storage, by name."""
     address = Address.parse(storage)
     with reported(str(address)):
-        opened = open_storage(address)
+        opened = open_storage(address, create=False)
         studies = [one for one in opened.get_all_studies() if CONFIG in one.user_attrs]
         return [
             _progress(one.study_name, Study(one.study_name, opened), one.user_attrs)

@@ -218,7 +218,8 @@ class RunDir:
         if create is None and self.own_database and not self.database.exists():
             raise ConfigError(f"{self.path}: has no study.db", "sret-nas search makes runs")
         with reported(self.label):
-            storage = open_storage(self.address, (lambda _: None) if quiet else say_on_stderr)
+            say = (lambda _: None) if quiet else say_on_stderr
+            storage = open_storage(self.address, say, create=create is not None)
             name = self._name_in(storage)
             if create is None:
                 try:

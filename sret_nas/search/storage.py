@@ -59,19 +59,26 @@ def say_on_stderr(text: str) -> None:
     sys.stderr.flush()
 
 
-def open_storage(address: Address, say: Say = say_on_stderr, patience_s: float = PATIENCE_S) -> Any:
+def open_storage(
+    address: Address,
+    say: Say = say_on_stderr,
+    patience_s: float = PATIENCE_S,
+    create: bool = True,
+) -> Any:
     """Connect to a storage.
 
     Args:
         address: Where.
         say: Told when the database does not answer, and when it does again.
         patience_s: How long to wait for it then.
+        create: Whether a database file that is not there is made.
 
     Raises:
         UsageError: its driver is not installed.
         ConfigError: a file that is no database of studies.
         SretNasError: it does not answer, or does not let us in.
     """
+    _look_for_file(address, create)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # of what is retried, nothing is shown
     for name in ("sqlalchemy.pool", "sqlalchemy.engine"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -96,6 +103,17 @@ def open_storage(address: Address, say: Say = say_on_stderr, patience_s: float =
                 f"{address} cannot be opened: {text}", "is it running, and may this user in?"
             ) from error
     raise AssertionError
+
+
+def _look_for_file(address: Address, create: bool) -> None:
+    """Refuse a database file that is not there, before an empty one is made of it."""
+    name = address.url.database
+    if address.kind != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+        return
+    if not Path(name).parent.is_dir():
+        raise ConfigError(f"{address}: the folder {Path(name).parent} does not exist")
+    if not create and not Path(name).exists():
+        raise ConfigError(f"{address}: {name} does not exist", "sret-nas search makes runs")
 
 
 def _opens_later(error: Exception, text: str) -> bool:

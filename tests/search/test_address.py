@@ -54,3 +54,11 @@ def test_what_is_no_address_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(UsageError, match="--storage") as caught:
         Address.parse(text)
     assert "sesame" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_password_with_an_at_sign_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="more than one @; write one in a password as %40") as told:
+        Address.parse("postgresql://me:p@ssSecret@127.0.0.1:5999/nas")
+    assert "Secret" not in str(told.value)
+    good = Address.parse("postgresql://me:p%40ssSecret@127.0.0.1:5999/nas")
+    assert "Secret" not in str(good)

@@ -352,7 +352,7 @@ def test_a_conditional_parameter_is_refused() -> None:
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         depth = trial.suggest_int("depth", 1, 3)
         extra = [trial.suggest_int(f"width{i}", 1, 9) for i in range(depth)]
-        return 1 / depth, float(sum(extra))
+        return 1 / depth, float(depth + sum(extra))
 
     study = new_study(KnownCostSampler({1: lambda p: float(sum(p.values()))}, seed=0))
     with pytest.raises(ValueError, match=r"parameter 'width\d' is not one that every trial has"):
@@ -364,6 +364,25 @@ def test_all_but_one_objective_must_be_known(known: dict[int, Any]) -> None:
     study = new_study(make(known=known))
     with pytest.raises(ValueError, match=r"allowed: all but one"):
         go_on(study, 1)
+
+
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        ({0: log_size}, r"known\[0\] says .* of trial 0, which returned .*; is it another"),
+        ({1: lambda p: log_size(p) + 1}, r"known\[1\] says .* of trial 0, which returned"),
+        ({1: lambda p: math.nan}, r"known\[1\] says nan of"),
+        ({1: lambda p: p["wdith"]}, r"known\[1\] needs parameter 'wdith'; every trial has width"),
+    ],
+)
+def test_what_is_not_so_is_told_at_once(known: dict[int, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        go_on(new_study(make(known=known)), 2)
+
+
+def test_nothing_feasible_is_told() -> None:
+    with pytest.raises(ValueError, match="no candidate is feasible"):
+        go_on(new_study(make(feasible=lambda _: False)), 1)
 
 
 def test_a_distribution_of_another_kind_is_refused() -> None:

@@ -11,7 +11,7 @@ import sqlalchemy.exc
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from sret_nas.errors import SretNasError, UsageError
+from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.search import storage
 from sret_nas.search.address import Address
 from sret_nas.search.storage import Patient, hurried, open_storage, passing, reported
@@ -186,3 +186,12 @@ def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_bug_stays_a_bug() -> None:
     with pytest.raises(ZeroDivisionError), reported("runs/x"):
         _ = 1 / 0
+
+
+def test_a_file_that_is_not_there_is_not_made_by_looking(tmp_path: Path) -> None:
+    file = tmp_path / "typo.db"
+    with pytest.raises(ConfigError, match=r"typo\.db does not exist"):
+        open_storage(Address.parse(f"sqlite:///{file}"), create=False)
+    assert not file.exists()
+    with pytest.raises(ConfigError, match=r"the folder .*nowhere does not exist"):
+        open_storage(Address.parse(f"sqlite:///{tmp_path}/nowhere/x.db"))
