@@ -190,7 +190,8 @@ class RunDir:
             except filelock.Timeout as error:
                 raise UsageError(
                     f"{self.path}: another search is at work on this run",
-                    "wait for it, stop it, choose another --out, or help it: sret-nas worker",
+                    "wait for it, stop it, choose another --out, or help it: "
+                    f"sret-nas worker --storage '{self.address}'",
                 ) from error
         try:
             yield
