@@ -70,10 +70,10 @@ def test_walks_spread_as_the_feasible_encodings_do(monkeypatch: pytest.MonkeyPat
     feasible = codes[macs <= limit]
     assert len(feasible) > 500
     draws = sampling.Draws(space, {"macs": limit}, np.random.default_rng(0))
-    walks = draws._frames()
+    walks = draws.frames()
     walks = walks[np.random.default_rng(1).integers(len(walks), size=3000)]
     for _ in range(sampling.SWEEPS):
-        walks = draws._sweep(walks)
+        walks = draws.sweep(walks)
     assert (space.costs(walks, ("macs",))["macs"] <= limit).all()
     for j, count in enumerate(space.coding.counts):
         expected = np.bincount(feasible[:, j], minlength=count) / len(feasible)
@@ -91,7 +91,7 @@ def test_a_step_of_many_choices_keeps_the_uniform_distribution() -> None:
     feasible = codes[space.costs(codes, ("params",))["params"] <= limit]
     walks = np.zeros((20_000, 2), dtype=np.int64)
     for _ in range(20):
-        walks = draws._sweep(walks)
+        walks = draws.sweep(walks)
     counts = Counter(map(tuple, walks.tolist()))
     assert set(counts) == set(map(tuple, feasible.tolist()))
     expected = len(walks) / len(feasible)
