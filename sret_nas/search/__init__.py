@@ -2,8 +2,8 @@
 
 from sret_nas.search.config import RunConfig, commit, versions
 from sret_nas.search.known_cost import KnownCostSampler
-from sret_nas.search.outcome import Confirmation, Member, Outcome
 from sret_nas.search.order import Order
+from sret_nas.search.outcome import Confirmation, Member, Outcome
 from sret_nas.search.run import Ended, architecture, join, load, search
 from sret_nas.search.rundir import RunDir
 from sret_nas.search.samplers import SAMPLERS, FilteredSampler
