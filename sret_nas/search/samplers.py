@@ -73,7 +73,9 @@ class _KnownCost(KnownCostSampler):
         return {epoch["epoch"]: epoch[self.trained] for epoch in curve}
 
     def _acceptable(self, row: Rows) -> bool:
-        return self.owner.accept(self.space_candidates.decode(row), self.seen)
+        arch = self.space_candidates.decode(row)
+        # Another spelling of what was tried is no proposal, so it is not counted as one.
+        return arch.id not in self.seen and self.owner.accept(arch, self.seen)
 
 
 class _Sequence(optuna.samplers.QMCSampler):
