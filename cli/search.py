@@ -11,6 +11,7 @@ import typer
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.units import parse_budgets
 
+from .engine import Engine, EngineOption, crew_of, room
 from .output import Column, Format, FormatOption, JsonOption, emit, note, print_json, status
 from .pareto import show_front
 from .where import StorageOption, StudyOption
@@ -58,6 +59,7 @@ def search(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: one a core on a CPU.")
     ] = None,
+    engine: EngineOption = Engine.local,
     storage: StorageOption = None,
     study: StudyOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
@@ -86,7 +88,7 @@ def search(
             note(f"note: budget '{bound.budget}' excludes nothing of space '{found.name}'")
 
     from sret_nas.data import load_data
-    from sret_nas.device import cores, resolve
+    from sret_nas.device import resolve
     from sret_nas.proxy import choose
     from sret_nas.search import Ended, RunConfig, RunDir, commit, versions
     from sret_nas.search import search as run_search
@@ -96,7 +98,8 @@ def search(
 
     goals = parse([name.strip() for name in objectives.split(",")])
     sampler = check(sampler)
-    place = resolve(device)
+    resolve(device)
+    crew = crew_of(engine)
     plan, plan_name = choose(proxy, device)
     with status() as progress:
         progress(f"reading data '{data}'")
@@ -105,7 +108,7 @@ def search(
         goal.name == "latency_ms" for goal in goals
     )
     if workers is None:
-        workers = cores() if place.type == "cpu" and not timed else 1
+        workers = 1 if timed else room(engine, device)
     config = RunConfig(
         space=found.file.model_dump(mode="json", by_alias=True, exclude_unset=True),
         space_folder=str(Path(space).resolve().parent) if Path(space).is_file() else None,
@@ -149,7 +152,7 @@ def search(
             shown(study)
             upkeep(study)
 
-        ended: Ended = run_search(run, config, watch)
+        ended: Ended = run_search(run, config, watch, crew=crew)
     upkeep.finish(ended.outcome)
     _finish(ended.outcome, form)
     if upkeep.problem:

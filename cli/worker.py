@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .engine import Engine, EngineOption, crew_of, room
 from .output import note
 from .where import StorageOption, StudyOption, the_study
 
@@ -24,6 +25,7 @@ def worker(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: one a core on a CPU.")
     ] = None,
+    engine: EngineOption = Engine.local,
     data: Annotated[
         Path | None, typer.Option(help="Where the data are here; default: as the search.")
     ] = None,
@@ -41,9 +43,11 @@ def worker(
 
     run = RunDir(storage=storage, study=name)
     note(f"study   {name} in {run.address}")
-    who = me()
+    who, crew = me(), crew_of(engine)
+    if crew is not None and workers is None:
+        workers = room(engine, device or run.config().device)
     source = None if data is None else str(data)
-    ended = join(run, who, device, workers, source, Lines(who.name))
+    ended = join(run, who, device, workers, source, Lines(who.name), crew=crew)
     note(_sum(ended.outcome, who.name))
     if ended.ending == "interrupted":
         note("interrupted: what was at work is handed back")

@@ -1,0 +1,56 @@
+"""Who starts the workers of a command: this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .output import note
+
+if TYPE_CHECKING:
+    from sret_nas.search.crew import MakeCrew
+
+
+class Engine(StrEnum):
+    """Who starts them."""
+
+    local = "local"
+    ray = "ray"
+
+
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="local: processes here; ray: actors on the cluster of RAY_ADDRESS, else on one here.",
+    ),
+]
+
+
+def crew_of(engine: Engine) -> MakeCrew | None:
+    """Who does the work; ``None`` for processes of this machine.
+
+    Raises:
+        UsageError: the engine is not installed.
+        SretNasError: its cluster does not answer.
+    """
+    if engine is Engine.local:
+        return None
+    from sret_nas.search.ray_engine import RayCrew, connect
+
+    found = connect()
+    note(f"ray     {found.get('CPU', 0):g} cores, {found.get('GPU', 0):g} GPUs")
+    return RayCrew
+
+
+def room(engine: Engine, device: str) -> int:
+    """How many workers there is room for, where it does not say how many."""
+    if engine is Engine.ray:
+        from sret_nas.search import ray_engine
+
+        return ray_engine.room(device)
+    from sret_nas.device import cores
+
+    return cores() if device == "cpu" else 1
