@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,7 +62,9 @@ def print_in_any_encoding() -> None:
 def stdout() -> Console:
     """The console for results; a pipe has no edge."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=10_000)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+        return console  # a width that was asked for holds in a pipe too
+    return Console(highlight=False, width=10_000)
 
 
 def stderr() -> Console:

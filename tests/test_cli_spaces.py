@@ -138,3 +138,15 @@ def test_exit_codes(cli: Any, tmp_path: Path) -> None:
     broken = cli("spaces", "check", tmp_path / "mine.yaml")
     assert broken.code == 2 and "mine.yaml:2: stage 1 heads: given an empty list" in broken.err
     assert cli("spaces", "sample", "sret", "-n", "0").code == 2
+
+
+def test_a_width_that_is_asked_for_holds_in_a_pipe_too(monkeypatch) -> None:
+    import io
+
+    from sret_nas.cli import output
+
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert output.stdout().width == 10_000
+    monkeypatch.setenv("COLUMNS", "80")
+    assert output.stdout().width == 80
