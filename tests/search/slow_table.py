@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import ray
+from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
@@ -18,6 +21,7 @@ from sret_nas.errors import UsageError
 from sret_nas.search import RunConfig, RunDir
 from sret_nas.search.crew import Stop
 from sret_nas.search.placement import Seat
+from sret_nas.search.trials import owner
 from sret_nas.search.work import Worker
 
 EPOCH_S = 0.05
@@ -81,3 +85,28 @@ def make(run: RunDir, config: RunConfig, stop: Stop, seat: Seat, quiet: bool) ->
         seat=seat,
         until=stop.deadline,
     )
+
+
+def notes(log: Path) -> list[dict[str, Any]]:
+    """What the workers began."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def lose(study: optuna.Study, pids: set[int], log: Path) -> set[str]:
+    """Kill processes that train something for the search; without it, let them go on.
+
+    Returns:
+        Ids of what they trained. They are halted while that is looked at.
+    """
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    begun = {note["id"] for note in notes(log)}
+    found = {
+        trial.user_attrs["id"]
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if (who := owner(trial)) and who.pid in pids and trial.user_attrs.get("id") in begun
+    }
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL if found else signal.SIGCONT)
+    return found

@@ -23,7 +23,7 @@ from sret_nas.search import RunConfig, RunDir, search, versions
 from sret_nas.search.crew import MakeWorker, Stop
 from sret_nas.search.placement import seats
 from sret_nas.search.ray_engine import RayCrew, needs
-from sret_nas.search.trials import CONFIRMED, owner, standing
+from sret_nas.search.trials import owner, standing
 from sret_nas.space import SearchSpace
 
 Cli = Callable[..., Any]
@@ -81,7 +81,10 @@ def config_of(log: Path, **changes: Any) -> RunConfig:
 
 
 def trained(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text().splitlines()]
+    import slow_table
+
+    found: list[dict[str, Any]] = slow_table.notes(log)
+    return found
 
 
 def test_a_search_on_ray(make: MakeWorker, log: Path, tmp_path: Path) -> None:
@@ -102,19 +105,14 @@ def test_a_search_on_ray(make: MakeWorker, log: Path, tmp_path: Path) -> None:
 def test_a_killed_actor_costs_its_running_trial(
     make: MakeWorker, log: Path, tmp_path: Path
 ) -> None:
-    killed: dict[str, Any] = {}
+    import slow_table
+
+    killed: set[str] = set()
 
     def kill(study: optuna.Study) -> None:
-        trials = study.get_trials(deepcopy=False)
-        if killed or sum(trial.state == TrialState.COMPLETE for trial in trials) < 3:
-            return
-        for trial in trials:
-            who = owner(trial)
-            at_work = trial.state == TrialState.RUNNING and trial.system_attrs.get(CONFIRMED)
-            if who and at_work and trial.user_attrs["id"] in {one["id"] for one in trained(log)}:
-                os.kill(who.pid, signal.SIGKILL)
-                killed.update(pid=who.pid, id=trial.user_attrs["id"], number=trial.number)
-                return
+        begun = trained(log)
+        if not killed and len(begun) > 3:
+            killed.update(slow_table.lose(study, {begun[-1]["pid"]}, log))
 
     config = config_of(log, trials=18)
     ended = search(RunDir(tmp_path / "run"), config, watch=kill, make=make, crew=RayCrew)
@@ -123,11 +121,12 @@ def test_a_killed_actor_costs_its_running_trial(
     done = standing(ended.outcome.study)
     assert len({trial.user_attrs["id"] for trial in done}) == len(done) == config.trials
     lost = [t for t in trials if t.user_attrs.get("interrupted") == "lost" and t.params]
-    assert [t.number for t in lost] == [killed["number"]]
+    assert {t.user_attrs.get("id") for t in lost} == killed
     begun = Counter(one["id"] for one in trained(log) if one["seed"] == config.seed)
-    assert begun.pop(killed["id"]) == 2
-    assert set(begun.values()) == {1}
-    (again,) = [trial for trial in done if trial.user_attrs["id"] == killed["id"]]
+    assert {arch_id: times for arch_id, times in begun.items() if times > 1} == dict.fromkeys(
+        killed, 2
+    )
+    (again,) = [trial for trial in done if trial.user_attrs["id"] in killed]
     assert again.state in (TrialState.COMPLETE, TrialState.PRUNED)
     assert len({one["pid"] for one in trained(log)}) == config.workers + 1  # one took its place
 
