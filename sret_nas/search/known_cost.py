@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -541,19 +541,25 @@ def _learned(
     noise = [0.0] * len(values)
     spread = float(np.var(values)) if len(values) > 1 else 1.0
     final = np.array(values)
+    lines: dict[int, _Line | None] = {}
     for row, curve in pruned:
-        if not curve or not values:
+        if not curve:
             continue
         step = max(curve)
-        pairs = np.array(
-            [(sign * c[step], v) for _, v, c in complete if step in c and math.isfinite(c[step])]
-        ).reshape(-1, 2)
-        if len(pairs) < 2:
+        if step not in lines:
+            lines[step] = _line(
+                [
+                    (sign * c[step], v)
+                    for _, v, c in complete
+                    if math.isfinite(c.get(step, math.inf))
+                ]
+            )
+        line = lines[step]
+        if line is None:
             continue
-        guess, variance = _shifted(curve[step], pairs)
         rows.append(row)
-        values.append(guess)
-        noise.append(variance / max(spread, 1e-12))
+        values.append(line.at(curve[step]))
+        noise.append(line.variance / max(spread, 1e-12))
     for row in failed:
         if len(final):
             rows.append(row)
@@ -562,18 +568,29 @@ def _learned(
     return rows, np.array(values), np.array(noise)
 
 
-def _shifted(here: float, pairs: Floats) -> tuple[float, float]:
-    """What a trial that had a value at a step would have reached, and its variance.
+class _Line(NamedTuple):
+    """What a trial that had a value at a step would have reached, and its variance."""
 
-    A line through the complete trials, drawn towards a slope of 1 where they are few.
-    """
-    x, y = pairs.T
+    step: float
+    end: float
+    slope: float
+    variance: float
+
+    def at(self, here: float) -> float:
+        return self.end + self.slope * (here - self.step)
+
+
+def _line(pairs: Sequence[tuple[float, float]]) -> _Line | None:
+    """Through values at a step and at the end; drawn towards a slope of 1 where they are few."""
+    if len(pairs) < 2:
+        return None
+    x, y = np.array(pairs).T
     weight = np.var(x) * 2 + 1e-12  # as if two more trials had said so
     slope = (len(x) * np.cov(x, y, bias=True)[0, 1] + weight) / (len(x) * np.var(x) + weight)
-    guess = y.mean() + slope * (here - x.mean())
     residual = y - y.mean() - slope * (x - x.mean())
     prior = np.var(y) * 0.25
-    return float(guess), float((residual @ residual + 2 * prior) / (len(x) + 2))
+    variance = (residual @ residual + 2 * prior) / (len(x) + 2)
+    return _Line(float(x.mean()), float(y.mean()), float(slope), float(variance))
 
 
 def _keyed(candidates: Candidates, rows: Rows) -> Any:
