@@ -23,6 +23,7 @@ from sret_nas.search.config import RunConfig
 from sret_nas.search.placement import Seat
 from sret_nas.search.presence import Vigil, me
 from sret_nas.search.rundir import RunDir
+from sret_nas.search.storage import LOOKING
 from sret_nas.search.trials import RUNNING, hand_back, owner, sweep
 from sret_nas.search.work import Worker
 from sret_nas.space import clock
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from sret_nas.data import DataSet
 
 POLL_S = 0.25
-WATCHING = 0.05
-"""Share of its time that the parent may spend on looking at the study."""
 Watch: TypeAlias = Callable[[optuna.Study], None]
 """Told again and again while the work goes on."""
 
@@ -216,7 +215,7 @@ class Crew:
                 start = time.monotonic()
                 sweep(study, vigil)
                 self.watch(study)
-                pause = max(POLL_S, (time.monotonic() - start) / WATCHING)
+                pause = max(POLL_S, (time.monotonic() - start) / LOOKING)
                 _wait(self.processes, pause)
         except BaseException as error:
             self._end(study, error)

@@ -26,11 +26,11 @@ import optuna
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.search.address import Address
 from sret_nas.search.config import RunConfig, refuse_other_versions
-from sret_nas.search.crew import POLL_S, WATCHING, MakeWorker, Stop, Watch, judge, make_worker
+from sret_nas.search.crew import POLL_S, MakeWorker, Stop, Watch, judge, make_worker
 from sret_nas.search.placement import Seat, seats
 from sret_nas.search.presence import Vigil, me
 from sret_nas.search.rundir import RunDir
-from sret_nas.search.storage import say_on_stderr
+from sret_nas.search.storage import LOOKING, say_on_stderr
 from sret_nas.search.trials import ATTEMPTS, RUNNING, hand_back, owner, sweep
 
 KILLED = -9
@@ -194,7 +194,7 @@ class RayCrew:
                     told = True
                     for post in self.working.values():
                         post.actor.stop.remote()
-                pause = max(POLL_S, (time.monotonic() - start) / WATCHING)
+                pause = max(POLL_S, (time.monotonic() - start) / LOOKING)
                 refs = [*self.waiting, *self.working]
                 for ref in ray.wait(refs, num_returns=1, timeout=pause)[0]:
                     self._heed(ref)

@@ -7,13 +7,15 @@ SIGTERM, for a machine that goes away does not wait.
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +44,7 @@ from sret_nas.search.placement import Seat, seats
 from sret_nas.search.presence import Vigil, Who, me
 from sret_nas.search.rundir import CONFIG, RunDir, config_of, limit_of, reported
 from sret_nas.search.session import Session
+from sret_nas.search.storage import say_on_stderr
 from sret_nas.search.trials import RUNNING, owner, recover, standing, sweep
 
 Ending = Literal["done", "interrupted", "timeout"]
@@ -216,6 +219,9 @@ def _seats(config: RunConfig, team: str) -> list[Seat]:
     return seats(config.device, config.workers, gpus, team)
 
 
+STOPPING = "stopping when the epochs at work have ended; Ctrl-C again stops at once"
+
+
 @contextmanager
 def _interruptible(event: Any) -> Iterator[None]:
     """The first Ctrl-C sets the event; the second is an ordinary one, and so is SIGTERM."""
@@ -226,16 +232,27 @@ def _interruptible(event: Any) -> Iterator[None]:
     def first(*_: object) -> None:
         event.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        with suppress(RuntimeError):  # in the middle of another line
+            say_on_stderr(STOPPING)
 
     def at_once(*_: object) -> None:
         event.set()
         raise KeyboardInterrupt
 
+    def ignored(what: Any) -> None:
+        # Python drops what is raised while it collects garbage; the user has not asked for that.
+        if what.exc_type is KeyboardInterrupt:
+            threading.Timer(0.1, _thread.interrupt_main).start()
+        else:
+            hook(what)
+
     before = signal.signal(signal.SIGINT, first)
     terminate = signal.signal(signal.SIGTERM, at_once)
+    hook, sys.unraisablehook = sys.unraisablehook, ignored
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
         signal.signal(signal.SIGTERM, terminate)
 

@@ -224,8 +224,8 @@ class FilteredSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """The base sampler's bookkeeping."""
-        self._fresh(study, trial).after_trial(study, trial, state, values)
+        """The base sampler's bookkeeping, which draws nothing."""
+        self._make(self.seed).after_trial(study, trial, state, values)
 
     def sample_relative(
         self,
@@ -310,7 +310,9 @@ class FilteredSampler(BaseSampler):
 
     def _fresh(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
         rng = np.random.default_rng(self._stream(study, trial))
-        seed = self.seed if self.name in SEQUENCES else int(rng.integers(2**31))
+        return self._make(self.seed if self.name in SEQUENCES else int(rng.integers(2**31)))
+
+    def _make(self, seed: int) -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return SAMPLERS[self.name](self, seed)

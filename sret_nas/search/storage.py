@@ -13,15 +13,15 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import sqlalchemy.exc
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.search.address import Address
@@ -46,8 +46,8 @@ CONNECT: dict[str, dict[str, Any]] = {
 }
 CONNECT["mariadb"] = CONNECT["mysql"]
 """What the drivers are told, so that a cut is noticed within a minute."""
-CHANGING = ("create_new_trial", "set_trial_state_values")
-"""Calls after which a reading of the trials is of no more use."""
+LOOKING = 0.05
+"""Share of its time that a process may spend on looking at what others do."""
 GRPC_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL", "RESOURCE_EXHAUSTED")
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 Say = Callable[[str], None]
@@ -242,6 +242,21 @@ def _wait_s(attempt: int) -> float:
 # -- patience --------------------------------------------------------------------------------
 
 
+class _Reading(NamedTuple):
+    """Trials as read, when that was, and how long it took."""
+
+    trials: list[FrozenTrial]
+    at: float
+    took_s: float
+
+
+def _just_begun(number: int) -> FrozenTrial:
+    """A trial of which no more is known than its number."""
+    trial = create_trial(state=TrialState.RUNNING)
+    trial.number = number
+    return trial
+
+
 class Patient(BaseStorage):
     """A storage that makes a call again where the database was away.
 
@@ -270,6 +285,7 @@ class Patient(BaseStorage):
         self.sleep = sleep
         self.clock = clock
         self.readings: dict[int, list[FrozenTrial]] | None = None
+        self.latest: dict[int, _Reading] = {}
 
     def get_all_trials(
         self,
@@ -278,19 +294,37 @@ class Patient(BaseStorage):
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
         """See Optuna's; within ``one_reading``, as last read."""
-        if self.readings is None:
-            found: list[FrozenTrial] = self.call("get_all_trials", study_id, deepcopy, states)
-            return found
-        if study_id not in self.readings:
-            self.readings[study_id] = self.call("get_all_trials", study_id, deepcopy=False)
-        found = [t for t in self.readings[study_id] if states is None or t.state in states]
+        found = None if self.readings is None else self.readings.get(study_id)
+        if found is None:
+            start = self.clock()
+            found = self.call("get_all_trials", study_id, deepcopy=False)
+            self.latest[study_id] = _Reading(found, self.clock(), self.clock() - start)
+            if self.readings is not None:
+                self.readings[study_id] = found
+        found = [t for t in found if states is None or t.state in states]
         return copy.deepcopy(found) if deepcopy else found
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """See Optuna's; within ``one_reading``, what came since is there, and not yet more."""
+        trial_id: int = self.call("create_new_trial", study_id, template_trial)
+        if self.readings and study_id in self.readings:
+            number = self.call("get_trial_number_from_id", trial_id)
+            found = self.readings[study_id]
+            missing = sorted(set(range(number + 1)) - {trial.number for trial in found})
+            self.readings[study_id] = [*found, *map(_just_begun, missing)]
+        return trial_id
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """See Optuna's; what was read before is of no more use."""
+        if self.readings:
+            self.readings.clear()
+        return bool(self.call("set_trial_state_values", trial_id, state, values))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """One call of the storage, repeated where it failed for a passing reason."""
         start = self.clock()
-        if self.readings and name in CHANGING:
-            self.readings.clear()
         for attempt in itertools.count():
             try:
                 found = getattr(self.inner, name)(*args, **kwargs)
@@ -333,7 +367,7 @@ def _patiently(name: str) -> Callable[..., Any]:
     return method
 
 
-_PATIENT = BaseStorage.__abstractmethods__ - {"get_all_trials"}
+_PATIENT = BaseStorage.__abstractmethods__ - vars(Patient).keys()
 # Optuna's base has this one too, but reads all trials for it.
 for _name in sorted(_PATIENT | {"get_trial_id_from_study_id_trial_number"}):
     setattr(Patient, _name, _patiently(_name))
@@ -348,13 +382,35 @@ def impatient(study: optuna.Study) -> BaseStorage:
 
 @contextlib.contextmanager
 def one_reading(study: optuna.Study) -> Iterator[None]:
-    """Within the block, trials are read again only after one was created or ended here.
+    """Within the block, trials are read again only after one was ended here.
 
     Whoever asks looks at all trials many times, and each look fetches the running ones.
     """
+    with _given(study, {}):
+        yield
+
+
+@contextlib.contextmanager
+def glance(study: optuna.Study) -> Iterator[None]:
+    """Within the block, trials as last read, unless time enough has passed to read them again.
+
+    Reading shall take ``LOOKING`` of the time and no more, however many workers crowd
+    the database.
+    """
+    storage, known = study._storage, {}
+    if isinstance(storage, Patient):
+        last = storage.latest.get(study._study_id)
+        if last and storage.clock() - last.at < last.took_s / LOOKING:
+            known = {study._study_id: last.trials}
+    with _given(study, known):
+        yield
+
+
+@contextlib.contextmanager
+def _given(study: optuna.Study, readings: dict[int, list[FrozenTrial]]) -> Iterator[None]:
     storage = study._storage
     if isinstance(storage, Patient):
-        storage.readings = {}
+        storage.readings = readings
     try:
         yield
     finally:

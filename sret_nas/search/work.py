@@ -30,7 +30,7 @@ from sret_nas.search.presence import Pulse, Vigil, Who, me, pauses
 from sret_nas.search.rundir import RunDir, limit_of, reported
 from sret_nas.search.rungs import AtRung, goes_on
 from sret_nas.search.samplers import FilteredSampler, SpaceExhausted, counted, interrupted
-from sret_nas.search.storage import hurried, impatient, one_reading
+from sret_nas.search.storage import glance, hurried, impatient, one_reading
 from sret_nas.search.trials import finish, hand_back, returned, standing, sweep
 from sret_nas.space import Clock, SearchSpace, store
 
@@ -331,7 +331,9 @@ class Worker:
 
     def _promising(self, trial: optuna.Trial, here: dict[str, Any], epoch: int) -> bool:
         others = []
-        for other in self.study.get_trials(deepcopy=False):
+        with glance(self.study):
+            found = self.study.get_trials(deepcopy=False)
+        for other in found:
             curve = other.user_attrs.get("curve", [])
             if other.number != trial.number and len(curve) >= epoch and not interrupted(other):
                 others.append(self._at_rung(other.user_attrs["metrics"] | curve[epoch - 1]))

@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from optuna.trial import TrialState
 from sret_nas.cli.main import run
 
 from sret_nas.search import load
+from sret_nas.search.run import STOPPING, _interruptible
 from sret_nas.search.trials import standing
 
 Cli = Callable[..., Any]
@@ -193,7 +195,8 @@ def test_ctrl_c_twice_stops_at_once(options: list[str], cli: Cli, tmp_path: Path
     with started(options, out) as process:
         until(lambda: asked(out) >= 1, process)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)  # two signals at the same time are one
+        told = iter(process.stderr or ())
+        assert f"{STOPPING}\n" in told  # two signals at the same time are one
         assert process.poll() is None
         before = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -203,6 +206,25 @@ def test_ctrl_c_twice_stops_at_once(options: list[str], cli: Cli, tmp_path: Path
     assert time.monotonic() - before < 20
     assert curves(out) == 0
     assert not load(out).study.get_trials(states=(TrialState.RUNNING,))
+
+
+def test_an_interrupt_that_python_drops_is_repeated(capfd: pytest.CaptureFixture[str]) -> None:
+    """What is raised within a finaliser is ignored, and would be lost."""
+
+    class Raises:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0)  # where it is raised
+
+    event = threading.Event()
+    with _interruptible(event):
+        signal.raise_signal(signal.SIGINT)
+        assert event.is_set() and STOPPING in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            held = [Raises()]
+            held.clear()
+            for _ in range(PATIENCE_S * 100):
+                time.sleep(0.01)
 
 
 def children(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Whoever asks reads the trials twice, and sees what is created or ended meanwhile."""
+"""Whoever asks reads the trials once, and knows of those that are created meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sret_nas.search.address import Address
-from sret_nas.search.storage import Patient, one_reading, open_storage
+from sret_nas.search.storage import LOOKING, Patient, glance, one_reading, open_storage
 
 Lab = Any
 
@@ -59,22 +59,52 @@ def test_what_is_created_or_ended_is_seen(study: optuna.Study) -> None:
         assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE]
 
 
-def test_it_ends_with_the_block(study: optuna.Study) -> None:
-    with pytest.raises(KeyError), one_reading(study):
-        study.get_trials()
-        raise KeyError
+def test_others_that_began_meanwhile_are_counted(study: optuna.Study, calls: list[str]) -> None:
+    """No more is known of them than their numbers, which is what a sampler needs."""
     elsewhere = optuna.load_study(study_name=study.study_name, storage=study._storage.inner)
-    elsewhere.ask()
-    assert len(study.get_trials()) == 1
+    study.tell(elsewhere.ask(), [1.0, 2.0])
+    with one_reading(study):
+        study.get_trials(deepcopy=False)
+        for _ in range(2):
+            elsewhere.ask()
+        assert study.ask().number == 3
+        found = study.get_trials(deepcopy=False)
+        assert [t.number for t in found] == [0, 1, 2, 3]
+        assert [t.state.name for t in found] == ["COMPLETE"] + 3 * ["RUNNING"]
+    assert calls.count("get_all_trials") == 1
+
+
+def test_a_glance_is_as_old_as_reading_is_slow(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, took_s = [0.0], 2.0
+    call = Patient.call
+
+    def slow(self: Patient, name: str, *args: Any, **kwargs: Any) -> Any:
+        now[0] += took_s if name == "get_all_trials" else 0.0
+        return call(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(Patient, "call", slow)
+    study._storage.clock = lambda: now[0]
+    elsewhere = optuna.load_study(study_name=study.study_name, storage=study._storage.inner)
+    found = []
+    for pause_s in (0.0, 0.5 * took_s / LOOKING, 0.6 * took_s / LOOKING, 0.0):
+        now[0] += pause_s
+        elsewhere.ask()
+        with glance(study):
+            found.append(len(study.get_trials()))
+    assert found == [1, 1, 3, 3]
+    assert len(study.get_trials()) == 4  # not a glance
 
 
 def test_a_candidate_takes_so_many_readings(
     lab: Lab, study: optuna.Study, calls: list[str]
 ) -> None:
-    """One before it is created, one after, one to win it, one a rung, one at its end."""
+    """One before it is created, one to win it, one a rung where there is time for it."""
+    study._storage.clock = lambda: 0.0  # a reading takes no time
     worker = lab.worker(lab.config(sampler="random", trials=1, published=False), study)
     worker.search()
     (trial,) = study.get_trials()
     rungs = sum(rung <= len(trial.user_attrs["curve"]) for rung in worker.evaluator.rungs[:-1])
-    calls_until_told = calls[: calls.index("set_trial_state_values")]
-    assert calls_until_told.count("get_all_trials") == 4 + rungs
+    until_told = calls[: calls.index("set_trial_state_values")]
+    assert rungs and until_told.count("get_all_trials") == 2 + rungs
