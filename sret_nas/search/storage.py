@@ -314,6 +314,15 @@ class Patient(BaseStorage):
             self.readings[study_id] = [*found, *map(_just_begun, missing)]
         return trial_id
 
+    def set_trial_param(self, trial_id: int, *param: Any) -> None:
+        """See Optuna's; a proxy that was started anew must have read the trial before."""
+        try:
+            self.call("set_trial_param", trial_id, *param)
+        except KeyError:
+            for study_id in self.latest:
+                self.call("get_all_trials", study_id, deepcopy=False)
+            self.call("set_trial_param", trial_id, *param)
+
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:

@@ -195,3 +195,18 @@ def test_a_file_that_is_not_there_is_not_made_by_looking(tmp_path: Path) -> None
     assert not file.exists()
     with pytest.raises(ConfigError, match=r"the folder .*nowhere does not exist"):
         open_storage(Address.parse(f"sqlite:///{tmp_path}/nowhere/x.db"))
+
+
+def test_a_proxy_that_was_started_anew_reads_before_it_takes_parameters(tmp_path: Path) -> None:
+    """Optuna's cache, which a proxy has too, takes those of trials that it has read alone."""
+    url = Address(f"sqlite:///{tmp_path / 'study.db'}")
+    before, anew = open_storage(url), open_storage(url)
+    study = optuna.create_study(storage=before)
+    again = optuna.load_study(study_name=study.study_name, storage=anew)
+    again.get_trials()
+    trial = study.ask()
+    kind = optuna.distributions.IntDistribution(1, 9)
+    anew.set_trial_param(trial._trial_id, "x", 3.0, kind)
+    assert again.get_trials()[0].params == {"x": 3}
+    with pytest.raises(KeyError):
+        anew.set_trial_param(trial._trial_id + 1, "x", 3.0, kind)
