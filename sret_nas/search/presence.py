@@ -5,7 +5,8 @@ judge by two signs, and by no clock but their own steady one:
 
 - its process is gone, where it ran on this very machine (same boot, same process
   namespace): at once;
-- its number has not grown while one looked on for ``GRACE`` beats. Time during which
+- its number has not grown while one looked on for ``GRACE`` beats; ``ANONYMOUS`` where it
+  holds something without a word, which takes it no longer than two writes. Time during which
   nobody could look (the database was away, this process slept) does not count.
 
 A worker that was given up wrongly learns it at its next write, for its trial is closed;
@@ -29,8 +30,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-GRACE = 6
-"""Beats that a worker may miss."""
+GRACE, ANONYMOUS = 6, 2
+"""Beats that a worker may miss: one at work, and one that has not yet said who it is."""
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 """Between two looks at what others do."""
 
@@ -152,7 +153,7 @@ class Vigil:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.own = own
-        self.grace_s = GRACE * beat_s
+        self.beat_s = beat_s
         self.one_machine = one_machine
         self.clock = clock
         self._seen: dict[Any, tuple[Held, float]] = {}
@@ -165,18 +166,18 @@ class Vigil:
             held: Everything that is held now, as just read from the storage.
         """
         now = self.clock()
-        # Three looks at least: an absence of this process itself is no one else's silence.
-        passed = min(now - self._last, self.grace_s / 2)
-        self._last = now
+        passed, self._last = now - self._last, now
         before, self._seen = self._seen, {}
         lost = set()
         for key, one in held.items():
             if one.owner is not None and one.owner.name == self.own:
                 continue
             earlier, silent_s = before.get(key, (None, 0.0))
-            silent_s = silent_s + passed if earlier == one else 0.0
+            grace_s = (GRACE if one.owner else ANONYMOUS) * self.beat_s
+            # Three looks at least: an absence of this process itself is no one else's silence.
+            silent_s = silent_s + min(passed, grace_s / 2) if earlier == one else 0.0
             self._seen[key] = (one, silent_s)
-            if silent_s >= self.grace_s or (one.owner and gone(one.owner, self.one_machine)):
+            if silent_s >= grace_s or (one.owner and gone(one.owner, self.one_machine)):
                 lost.add(key)
         return lost
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from sret_nas.search import presence
-from sret_nas.search.presence import GRACE, Held, Pulse, Vigil, Who, gone, me
+from sret_nas.search.presence import ANONYMOUS, GRACE, Held, Pulse, Vigil, Who, gone, me
 
 THERE = Who("there/1/x", "another boot", "pid:[1]", 1, "1", "there/1/x")
 
@@ -66,13 +66,16 @@ def test_an_absence_of_ones_own_is_nobodys_silence(clock: Clock) -> None:
     assert lost == {8}
 
 
-def test_one_without_an_owner_is_judged_by_silence_alone(clock: Clock) -> None:
+def test_one_without_an_owner_is_judged_by_silence_alone_and_sooner(clock: Clock) -> None:
+    """Its number may never have arrived at the one that created it."""
     watch = vigil(clock)
-    assert not watch.look({1: Held(None, 0)})
-    for _ in range(GRACE):
-        clock.now += 10
-        lost = watch.look({1: Held(None, 0)})
-    assert lost == {1}
+    held = {1: Held(None, 0), 2: Held(THERE, 0)}
+    assert not watch.look(held)
+    for _ in range(ANONYMOUS - 1):
+        clock.now += 3600  # nobody could look
+        assert not watch.look(held)
+    clock.now += 10
+    assert watch.look(held) == {1}
 
 
 def test_ones_own_is_never_lost(clock: Clock) -> None:
