@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sret_nas.errors import UsageError
-
 from .output import note, status
 from .where import RunArgument, StorageOption, StudyOption, find
 
 if TYPE_CHECKING:
     from sret_nas.search import RunDir
-
-RUNS = Path("runs")
 
 
 def dashboard(
@@ -35,12 +31,7 @@ def dashboard(
         bool, typer.Option("--browser/--no-browser", help="Open a browser, where there is one.")
     ] = True,
 ) -> None:
-    """Optuna Dashboard on a run, finished or not; prints its address, ends with Ctrl-C.
-
-    Without a run or a storage, it is the newest run in runs/.
-    """
-    if run is None and storage is None and study is None:
-        run = _newest()
+    """Optuna Dashboard on a run, finished or not; prints its address, ends with Ctrl-C."""
     with status() as progress:
         progress("reading the run")
         outcome = find(run, storage, study)
@@ -49,24 +40,14 @@ def dashboard(
         folder = _artifacts(outcome.run)
         served = Dashboard(outcome, folder, host, port, warn=lambda text: note(f"warning: {text}"))
     with served:
-        note(f"run     {outcome.run.label}")
+        if run or storage or study:
+            note(f"run     {outcome.run.label}")
         if host in EVERYWHERE:
             note("note: whoever reaches this machine can read and change the study")
         print(served.url, flush=True)
         if browser and _has_browser():
             threading.Thread(target=webbrowser.open, args=(served.url,), daemon=True).start()
         served.serve()
-
-
-def _newest() -> Path:
-    """The run that was written to last."""
-    found = list(RUNS.glob("*/config.yaml"))
-    if not found:
-        raise UsageError(
-            "dashboard: no run is given, and there is none in runs/",
-            "sret-nas dashboard RUN, or --storage and --study",
-        )
-    return max(found, key=lambda path: max(p.stat().st_mtime for p in path.parent.iterdir())).parent
 
 
 def _artifacts(run: RunDir) -> Path:

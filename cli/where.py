@@ -9,10 +9,16 @@ import typer
 
 from sret_nas.errors import UsageError
 
+from .output import note
+
 if TYPE_CHECKING:
     from sret_nas.search import Outcome
 
-RunArgument = Annotated[Path | None, typer.Argument(help="Run directory.", show_default=False)]
+RUNS = Path("runs")
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(help="Run directory; default the newest in runs/.", show_default=False),
+]
 StorageOption = Annotated[
     str | None,
     typer.Option(
@@ -30,19 +36,33 @@ StudyOption = Annotated[
 
 
 def find(run: Path | None, storage: str | None, study: str | None) -> Outcome:
-    """The run that is meant: its directory, or ``--storage`` and ``--study``.
+    """The run that is meant: its directory, or ``--storage`` and ``--study``, or the newest.
 
     Raises:
-        UsageError: neither is given, or the storage has several studies.
+        UsageError: none is given and there is none in runs/, or the storage has several studies.
         ConfigError: no run is there.
     """
     from sret_nas.search import load
 
+    if run is None and storage is None and study is None:
+        run = _newest()
+        note(f"run     {run}")
     if run is not None:
         if study is not None:
             raise UsageError("given a run directory and --study; allowed: one of the two")
         return load(run, storage)
     return load(storage=storage, study=the_study(storage, study))
+
+
+def _newest() -> Path:
+    """The run in runs/ that was written to last."""
+    found = list(RUNS.glob("*/config.yaml"))
+    if not found:
+        raise UsageError(
+            "which run? there is none in runs/",
+            "give its directory, or --storage and --study; sret-nas search makes runs",
+        )
+    return max(found, key=lambda path: max(p.stat().st_mtime for p in path.parent.iterdir())).parent
 
 
 def the_study(storage: str | None, study: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,7 +53,8 @@ def worker(
     if ended.ending == "interrupted":
         note("interrupted: what was at work is handed back")
         raise typer.Exit(130)
-    note(f"next    sret-nas pareto --storage … --study {name}")
+    where = "" if "SRET_NAS_STORAGE" in os.environ else f" --storage {run.address}"
+    note(f"next    sret-nas pareto{where} --study {name}")
 
 
 def _sum(outcome: Outcome, team: str) -> str:

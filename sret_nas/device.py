@@ -158,10 +158,10 @@ def fingerprint(device: torch.device, threads: int | None = None) -> Fingerprint
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processor cores that this process may use: by affinity, and by a container's limit."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def processor() -> str:

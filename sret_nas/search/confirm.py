@@ -38,6 +38,15 @@ def to_confirm(outcome: Outcome) -> list[Job]:
     ]
 
 
+def at_work(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Claims on confirmations, by key; those of workers that are gone are among them."""
+    return {
+        key: value
+        for key, value in attributes.items()
+        if key.startswith(f"{PREFIX}:") and value is not None
+    }
+
+
 def confirming_s(outcome: Outcome) -> float:
     """About how long it takes to confirm the front as it is, as long as the search took."""
     took = {
@@ -104,11 +113,7 @@ class Confirmations:
 
     def _others(self, attributes: Mapping[str, Any]) -> list[tuple[Job, Claim]]:
         """Claims of other workers that are alive."""
-        found = {
-            key: value
-            for key, value in attributes.items()
-            if key.startswith(f"{PREFIX}:") and value is not None
-        }
+        found = at_work(attributes)
         lost = self.vigil.look(
             {key: Held(Who.load(v["owner"]), int(v["beat"])) for key, v in found.items()}
         )

@@ -12,6 +12,8 @@ from optuna.trial import TrialState
 
 from sret_nas.errors import SretNasError
 from sret_nas.search.address import Address
+from sret_nas.search.confirm import at_work
+from sret_nas.search.presence import Who
 from sret_nas.search.rundir import CONFIG, RunDir
 from sret_nas.search.samplers import counted
 from sret_nas.search.session import total_s
@@ -30,7 +32,7 @@ class Progress:
         finished: Candidates that have been tried.
         wanted: Candidates in all; ``None`` for no limit.
         running: Candidates at work.
-        workers: Processes that hold them.
+        workers: Processes that hold them, or a confirmation.
         confirmed: Confirmations of members of the front.
         seconds: Wall time so far.
         problem: Why it could not be read, or ``None``.
@@ -93,7 +95,8 @@ def _progress(name: str, study: Study, attributes: dict[str, Any]) -> Progress:
     trials = counted(study.get_trials(deepcopy=False))
     states = Counter(trial.state for trial in trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    owners = {who.name for trial in running if (who := owner(trial))}
+    holders = [owner(trial) for trial in running]
+    holders += [Who.load(claim["owner"]) for claim in at_work(attributes).values()]
     return Progress(
         run=name,
         space=config.get("space", {}).get("name"),
@@ -101,7 +104,7 @@ def _progress(name: str, study: Study, attributes: dict[str, Any]) -> Progress:
         finished=len(trials) - states[TrialState.RUNNING],
         wanted=config.get("trials"),
         running=len(running),
-        workers=len(owners),
+        workers=len({who.name for who in holders if who}),
         confirmed=sum(key.startswith("confirmed:") for key in attributes),
         seconds=total_s(attributes),
     )

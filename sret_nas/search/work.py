@@ -7,6 +7,7 @@ every epoch, so that whoever looks at the study sees it grow.
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,20 @@ def _keep(trial: optuna.Trial, metrics: dict[str, float], single: dict[str, floa
     trial.set_user_attr("metrics", metrics)
     for name, value in single.items():
         trial.set_user_attr(name, value)
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Within the block, what is there already is not looked through for garbage.
+
+    A reading makes thousands of objects, and each such look at all that torch and Optuna
+    have made would cost more than the reading.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Sampler(FilteredSampler):
@@ -133,7 +148,7 @@ class Worker:
 
     def search(self) -> None:
         """Try candidates until the run has enough and nobody else is at one, or is stopped."""
-        with reported(self.run.label), self.pulse, self._holding():
+        with reported(self.run.label), self.pulse, self._holding(), _settled():
             pause = pauses()
             while not (self.stop() or self._late() or self._left):
                 asked = self._ask()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -300,3 +301,20 @@ def test_a_search_that_tried_everything_says_so(
     assert "everything in the space that can be tried has been" in result.err
     assert result.json["interrupted"] == 0
     assert all("interrupted" not in line for line in told(result))
+
+
+def test_without_a_run_the_front_is_that_of_the_newest(
+    search: Cli, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SRET_NAS_STORAGE", raising=False)
+    nothing = cli("pareto")
+    assert nothing.code == 2 and "which run? there is none in runs/" in nothing.err
+    for name, trials in (("new", 2), ("old", 1)):
+        assert search("--trials", trials, out=Path("runs") / name).code == 0
+    for path in Path("runs/old").iterdir():
+        os.utime(path, (0, 0))
+    found = cli("pareto", "--json")
+    assert found.err == "run     runs/new\n"
+    assert found.json == cli("pareto", "runs/new", "--json").json
+    assert cli("report").out.strip() == "runs/new/report.html"

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from sret_nas.arch import Architecture
-from sret_nas.search import Outcome
+from sret_nas.search import Outcome, listing
 from sret_nas.search.confirm import PREFIX, confirming_s, to_confirm
 from sret_nas.search.presence import Who
+from sret_nas.search.rundir import CONFIG
 
 Lab = Any
 DEAD = Who("there/1/x", "another boot", "pid:[1]", 1, "1", "there/1/x")
@@ -88,6 +89,18 @@ def test_a_claim_that_comes_after_the_work_was_done_is_lost(searched: Any) -> No
     with searched.confirmations.claimed(*job, stop=lambda: False) as mine:
         assert not mine
     assert claims(searched) == {}
+
+
+def test_who_confirms_is_counted_among_the_workers(searched: Any) -> None:
+    def row() -> Any:
+        searched.study.set_user_attr(CONFIG, searched.config.model_dump(mode="json"))
+        return listing._progress("run", searched.study, searched.study.user_attrs)
+
+    (job, *_) = to_confirm(outcome(searched))
+    assert row().workers == 0
+    with searched.confirmations.claimed(*job, stop=lambda: False):
+        assert (row().workers, row().running) == (1, 0)
+    assert row().workers == 0
 
 
 def test_the_time_for_confirming_is_that_of_the_search_over_the_workers(searched: Any) -> None:

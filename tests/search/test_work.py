@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -226,3 +227,11 @@ def test_a_curve_is_seen_while_it_grows(lab: Lab, table: Any) -> None:
     study = lab.study(config)
     lab.worker(config, study, watching).search()
     assert seen == [1, 2, 3, 4]
+
+
+def test_a_search_spares_the_garbage_collector_what_is_there_already(lab: Lab) -> None:
+    frozen: list[int] = []
+    worker = lab.worker(lab.config(trials=2), stop=lambda: frozen.append(gc.get_freeze_count()))
+    before = gc.get_freeze_count()
+    worker.search()
+    assert min(frozen) > 10_000 and gc.get_freeze_count() == before == 0
