@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ class Storage:
 
     Attributes:
         url: Where workers find it.
+        more: Further doors to the same, which workers take in turn.
         servers: Process ids of what serves it, by what they are called.
         database: Where PostgreSQL can be asked for its own account.
     """
@@ -39,6 +41,7 @@ class Storage:
     url: str
     servers: dict[str, int] = field(default_factory=dict)
     database: str | None = None
+    more: tuple[str, ...] = ()
 
     def cpu_s(self) -> dict[str, float]:
         """Processor seconds of the servers so far, with all of their children's."""
@@ -118,24 +121,30 @@ def postgresql(folder: Path) -> Iterator[Storage]:
 
 
 @contextlib.contextmanager
-def grpc(folder: Path) -> Iterator[Storage]:
-    """Optuna's proxy, as it comes, before a PostgreSQL server."""
-    with postgresql(folder) as behind:
-        port = _free_port()
-        server = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", PROXY, behind.url, str(port)],
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            _until(lambda: _listens(port), "the proxy does not start")
-            servers = behind.servers | {"proxy": server.pid}
-            yield Storage(f"grpc://127.0.0.1:{port}", servers, behind.database)
-        finally:
-            server.terminate()
-            server.wait()
+def grpc(folder: Path, proxies: int = 1) -> Iterator[Storage]:
+    """Optuna's proxies, as they come, before a PostgreSQL server."""
+    with postgresql(folder) as behind, contextlib.ExitStack() as stack:
+        servers, urls = dict(behind.servers), []
+        for number in range(proxies):
+            port = _free_port()
+            server = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", PROXY, behind.url, str(port)],
+                stderr=subprocess.DEVNULL,
+            )
+            stack.callback(server.wait)
+            stack.callback(server.terminate)
+            _until(functools.partial(_listens, port), "the proxy does not start")
+            servers[f"proxy {number + 1}"] = server.pid
+            urls.append(f"grpc://127.0.0.1:{port}")
+        yield Storage(urls[0], servers, behind.database, tuple(urls[1:]))
 
 
-STORAGES = {"sqlite": sqlite, "postgresql": postgresql, "grpc": grpc}
+STORAGES = {
+    "sqlite": sqlite,
+    "postgresql": postgresql,
+    "grpc": grpc,
+    "grpc x2": functools.partial(grpc, proxies=2),
+}
 
 
 def programs() -> Path:

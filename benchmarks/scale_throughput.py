@@ -14,6 +14,7 @@ the worker, and of what serves the storage: they say how much of this machine it
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import statistics
@@ -46,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", default="random", choices=list(SAMPLERS))
     parser.add_argument("--seconds", type=float, default=10.0, help="of a training")
     parser.add_argument("--rounds", type=int, default=4, help="trainings of a worker")
+    parser.add_argument("--resume", action="store_true", help="keep what the file has already")
     parser.add_argument("--together", action="store_true", help="all begin at the same moment")
 
 
@@ -73,8 +75,16 @@ def measure(options: argparse.Namespace, save: Callable[[dict[str, Any]], None])
         "begin": "together" if options.together else "spread over one training",
     }
     rows: list[dict[str, Any]] = []
+    if options.resume and options.out.exists():
+        before = json.loads(options.out.read_text())
+        if {key: before[key] for key in told} != told:
+            raise SystemExit(f"{options.out}: measured otherwise; leave --resume away")
+        rows = before["throughput"]
+    done = {(row["storage"], row["workers"]) for row in rows}
     for name in options.storages:
         for workers in options.workers:
+            if (name, workers) in done:
+                continue
             with tempfile.TemporaryDirectory() as folder, STORAGES[name](Path(folder)) as storage:
                 found = run(storage, workers, options)
             rows.append({"storage": name, "workers": workers} | found)
@@ -92,10 +102,18 @@ def run(storage: Storage, workers: int, options: argparse.Namespace) -> dict[str
     context.set_forkserver_preload(["scale_throughput"])
     barrier, results = context.Barrier(workers + 1), context.Queue()
     apart_s = 0.0 if options.together else options.seconds / workers
+    doors = [storage.url, *storage.more]
     processes = [
         context.Process(
             target=work,
-            args=(storage.url, barrier, results, options.seconds, options.rounds, k * apart_s),
+            args=(
+                doors[k % len(doors)],
+                barrier,
+                results,
+                options.seconds,
+                options.rounds,
+                k * apart_s,
+            ),
         )
         for k in range(workers)
     ]

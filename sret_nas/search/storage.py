@@ -46,7 +46,7 @@ CONNECT: dict[str, dict[str, Any]] = {
 }
 CONNECT["mariadb"] = CONNECT["mysql"]
 """What the drivers are told, so that a cut is noticed within a minute."""
-LOOKING = 0.05
+LOOKING = 0.02
 """Share of its time that a process may spend on looking at what others do."""
 GRPC_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL", "RESOURCE_EXHAUSTED")
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
