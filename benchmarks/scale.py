@@ -2,8 +2,10 @@
 
     python benchmarks/scale.py ask
     python benchmarks/scale.py throughput
+    python benchmarks/scale.py reading
+    python benchmarks/scale.py tables
 
-See ``scale_ask.py`` and ``scale_throughput.py``; ``docs/scale.md`` reads the figures.
+Each is explained in a file of its own; ``docs/scale.md`` reads the figures.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import json
 from pathlib import Path
 
 import scale_ask
+import scale_reading
+import scale_tables
 import scale_throughput
 from scale_study import BUDGET, SPACE
 
@@ -20,7 +24,12 @@ from sret_nas.device import cores, processor
 from sret_nas.search.config import commit, versions
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = {"ask": scale_ask, "throughput": scale_throughput}
+BENCHMARKS = {
+    "ask": scale_ask,
+    "throughput": scale_throughput,
+    "reading": scale_reading,
+    "tables": scale_tables,
+}
 
 
 def main() -> None:

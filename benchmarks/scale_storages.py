@@ -34,6 +34,7 @@ class Storage:
     Attributes:
         url: Where workers find it.
         more: Further doors to the same, which workers take in turn.
+        behind: The database itself, where this is a proxy.
         servers: Process ids of what serves it, by what they are called.
         database: Where PostgreSQL can be asked for its own account.
     """
@@ -42,6 +43,7 @@ class Storage:
     servers: dict[str, int] = field(default_factory=dict)
     database: str | None = None
     more: tuple[str, ...] = ()
+    behind: str | None = None
 
     def cpu_s(self) -> dict[str, float]:
         """Processor seconds of the servers so far, with all of their children's."""
@@ -136,7 +138,7 @@ def grpc(folder: Path, proxies: int = 1) -> Iterator[Storage]:
             _until(functools.partial(_listens, port), "the proxy does not start")
             servers[f"proxy {number + 1}"] = server.pid
             urls.append(f"grpc://127.0.0.1:{port}")
-        yield Storage(urls[0], servers, behind.database, tuple(urls[1:]))
+        yield Storage(urls[0], servers, behind.database, tuple(urls[1:]), behind.url)
 
 
 STORAGES = {

@@ -76,7 +76,7 @@ def test_how_it_was_made_is_told(table):
     assert made["data"]["fingerprint"]
 
 
-@pytest.mark.parametrize("name", ["table", "search", "fidelity", "proxy_table", "proxies"])
+@pytest.mark.parametrize("name", ["table", "search", "fidelity", "proxy_table", "proxies", "scale"])
 def test_scripts_explain_themselves(name):
     done = subprocess.run(
         [sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True
@@ -149,3 +149,43 @@ def test_kendall_is_that_of_scipy_and_leaves_out_what_is_unknown(monkeypatch):
     a, b = np.array(together).T
     assert near.value == pytest.approx((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
     assert near.to_dict()["low"] < near.value < near.to_dict()["high"]
+
+
+def scale(*arguments):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "scale.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_asks_are_timed_beside_plain_optuna(tmp_path):
+    out = tmp_path / "ask.json"
+    options = ("--samplers", "random", "--sizes", 30, "--rounds", 2, "--out", out)
+    said = scale("ask", *options)
+    rows = json.loads(out.read_text())["asks"]
+    assert [(row["storage"], row["arm"]) for row in rows] == [
+        (storage, arm) for storage in ("memory", "sqlite") for arm in ("ask", "plain", "turn")
+    ]
+    assert all(0 < row["least_s"] <= row["median_s"] <= row["most_s"] for row in rows)
+    assert said.count("random") == 6
+
+
+def test_throughput_counts_every_training_once_and_goes_on(tmp_path):
+    out = tmp_path / "throughput.json"
+    options = ("--storages", "sqlite", "--seconds", 0.6, "--rounds", 2, "--out", out)
+    scale("throughput", *options, "--workers", 1)
+    scale("throughput", *options, "--workers", 1, 2, "--resume")
+    first, second = json.loads(out.read_text())["throughput"]
+    assert (first["trials"], second["trials"]) == (2, 4)
+    for row in (first, second):
+        assert 0 < row["efficiency"] < 1 and row["cpu_s_a_trial"]["worker"] > 0
+        assert row["trials_per_s"] < row["workers"] / 0.6
+
+
+def test_the_page_on_scale_says_what_was_measured():
+    page = (BENCHMARKS.parent / "docs" / "scale.md").read_text()
+    for table in scale("tables").strip().split("\n\n"):
+        assert table in page
