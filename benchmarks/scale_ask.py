@@ -9,7 +9,7 @@ Three arms, one after the other in every round, each on a study of its own:
   writing the curve after each of 12 epochs, comparing at two rungs, telling.
 
 ``first`` is the first time in a process: it reads the whole study and fits models.
-An arm that took longer than ``--patience`` is not tried on larger studies.
+An arm whose later asks took longer than ``--patience`` is not tried on larger studies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
-from scale_study import RUNGS, SEED, Finished, StandIn, configuration, learning
+from scale_study import RUNGS, SEED, Finished, StandIn, configuration, kept, learning
 
 from sret_nas.search import SAMPLERS, FilteredSampler, RunDir, constraints
 from sret_nas.search.address import Address
@@ -55,7 +55,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("--storages", nargs="+", default=list(STORAGES), choices=list(STORAGES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds")
+    parser.add_argument("--patience", type=float, default=5.0, help="seconds")
+    parser.add_argument("--resume", action="store_true", help="keep what the file has already")
 
 
 @dataclass
@@ -140,13 +141,16 @@ def measure(options: argparse.Namespace, save: Callable[[dict[str, Any]], None])
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     finished = Finished(max(options.sizes))
     told = {"rounds": options.rounds, "patience_s": options.patience}
-    rows: list[dict[str, Any]] = []
-    gave_up: dict[tuple[str, str], float] = {}
+    rows: list[dict[str, Any]] = kept(options, told, "asks")
+    done = {(row["storage"], row["trials"], row["sampler"]) for row in rows}
     for storage in options.storages:
+        gave_up: dict[tuple[str, str], float] = {}
         for size in options.sizes:
             with tempfile.TemporaryDirectory() as folder:
                 stage = Stage(finished, size, storage, Path(folder))
                 for name in options.samplers:
+                    if (storage, size, name) in done:
+                        continue
                     for row in compare(stage, name, options, gave_up):
                         rows.append({"storage": storage, "trials": size, "sampler": name} | row)
                         show(rows[-1])
@@ -169,12 +173,12 @@ def compare(
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(options.rounds + 1):
         for arm, step in arms.items():
-            if max(seconds[arm], default=0.0) < options.patience:
+            if max(seconds[arm][1:], default=0.0) < options.patience:
                 seconds[arm].append(step())
     for arm, found in seconds.items():
-        if max(found) >= options.patience:
-            gave_up[name, arm] = max(found)
         later = found[1:]
+        if max(later, default=0.0) >= options.patience:
+            gave_up[name, arm] = max(later)
         yield {
             "arm": arm,
             "first_s": found[0],

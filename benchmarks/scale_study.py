@@ -6,6 +6,7 @@ scale with luck, and a share of them was stopped at a rung or failed.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
@@ -51,6 +52,17 @@ class EpochResult:
     val_accuracy: float
     seconds: float
     images: int
+
+
+def kept(options: argparse.Namespace, told: dict[str, Any], rows: str) -> list[dict[str, Any]]:
+    """With ``--resume``, the rows that the file has already; measured in the same way."""
+    if not (options.resume and options.out.exists()):
+        return []
+    before = json.loads(options.out.read_text())
+    if {key: before[key] for key in told} != told:
+        raise SystemExit(f"{options.out}: measured otherwise; leave --resume away")
+    found: list[dict[str, Any]] = before[rows]
+    return found
 
 
 def learning(arch: Architecture, epochs: int, rng: np.random.Generator) -> Iterator[EpochResult]:

@@ -14,7 +14,6 @@ the worker, and of what serves the storage: they say how much of this machine it
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
@@ -27,7 +26,7 @@ from typing import Any
 
 import optuna
 from scale_storages import STORAGES, Storage
-from scale_study import RUNGS, SPACE, StandIn, configuration
+from scale_study import RUNGS, SPACE, StandIn, configuration, kept
 
 from sret_nas.device import cores
 from sret_nas.search import SAMPLERS, RunDir
@@ -74,12 +73,7 @@ def measure(options: argparse.Namespace, save: Callable[[dict[str, Any]], None])
         "sampler": options.sampler,
         "begin": "together" if options.together else "spread over one training",
     }
-    rows: list[dict[str, Any]] = []
-    if options.resume and options.out.exists():
-        before = json.loads(options.out.read_text())
-        if {key: before[key] for key in told} != told:
-            raise SystemExit(f"{options.out}: measured otherwise; leave --resume away")
-        rows = before["throughput"]
+    rows: list[dict[str, Any]] = kept(options, told, "throughput")
     done = {(row["storage"], row["workers"]) for row in rows}
     for name in options.storages:
         for workers in options.workers:
