@@ -2,13 +2,14 @@
 
 Optuna keeps finished trials once they were read, and fetches running ones each time anew:
 so this is what grows with the number of workers. One process reads; the other workers are
-their trials alone. Times are of the reader and of the server; bytes are those that went
+their trials alone. As in a search, what was there before is frozen. Times are of the reader and of the server; bytes are those that went
 through the loopback interface meanwhile, both ways, so the machine has to be quiet.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import tempfile
 import time
@@ -53,6 +54,7 @@ def measure(options: argparse.Namespace, save: Callable[[dict[str, Any]], None])
                     study_name="scale", storage=open_storage(Address(storage.url))
                 )
                 assert len(study.get_trials(deepcopy=False)) == count
+                gc.freeze()
                 before, traffic = storage.cpu_s(), _loopback()
                 seconds, cpu_s = [], time.process_time()
                 for _ in range(options.rounds):

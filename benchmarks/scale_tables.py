@@ -40,6 +40,25 @@ def tables() -> Iterator[str]:
         ["workers", *(f"{name}: worker, servers" for name in STORAGES.values())],
         [[n, *(_processor(cells[name, n]) for name in STORAGES)] for n in counts],
     )
+    readings = json.loads((RESULTS / "scale-reading.json").read_text())["readings"]
+    yield _table(
+        ["running trials", "seconds", "reader's processor, s", "PostgreSQL's, s", "MB"],
+        [
+            [
+                f"{row['running']:,}",
+                *(
+                    f"{value:.2g}"
+                    for value in (
+                        row["median_s"],
+                        row["cpu_s"]["reader"],
+                        row["cpu_s"]["postgresql"],
+                        row["bytes"] / 1e6,
+                    )
+                ),
+            ]
+            for row in readings
+        ],
+    )
     yield from _asks(json.loads((RESULTS / "scale-ask.json").read_text())["asks"])
 
 
