@@ -2,8 +2,9 @@
 
 Optuna keeps finished trials once they were read, and fetches running ones each time anew:
 so this is what grows with the number of workers. One process reads; the other workers are
-their trials alone. As in a search, what was there before is frozen. Times are of the reader and of the server; bytes are those that went
-through the loopback interface meanwhile, both ways, so the machine has to be quiet.
+their trials alone. As in a search, what was there before is frozen. Times are of the reader
+and of the server; bytes are those that went through the loopback interface meanwhile, both
+ways, so the machine has to be quiet.
 """
 
 from __future__ import annotations
