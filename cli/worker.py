@@ -59,9 +59,9 @@ def worker(
 
 def _sum(outcome: Outcome, team: str) -> str:
     """What this command did, and what all did."""
-    from sret_nas.search.trials import owner
+    from sret_nas.search.trials import owner, standing
 
-    whose = [owner(trial) for trial in outcome.trials if trial.state.is_finished()]
+    whose = [owner(trial) for trial in standing(outcome.study) if trial.state.is_finished()]
     own = sum(who is not None and who.team == team for who in whose)
     counts = ", ".join(f"{number} {state}" for state, number in outcome.counts().items())
     return f"{own} candidates here; {counts} in all"

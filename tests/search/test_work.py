@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import ArchitectureError, SretNasError
+from sret_nas.search import Outcome
 from sret_nas.search.trials import ATTEMPTS, recover, standing
 from sret_nas.training import DivergedError, NotFiniteError, OutOfMemoryError
 
@@ -235,3 +236,18 @@ def test_a_search_spares_the_garbage_collector_what_is_there_already(lab: Lab) -
     before = gc.get_freeze_count()
     worker.search()
     assert min(frozen) > 10_000 and gc.get_freeze_count() == before == 0
+
+
+def test_what_was_handed_back_is_not_counted_as_done_here(lab: Lab) -> None:
+    from sret_nas.cli.worker import _sum
+
+    worker = lab.worker(lab.config(trials=4))
+    worker.search()
+    study = worker.study
+    study.sampler = optuna.samplers.RandomSampler()
+    lost = study.ask()
+    study._storage.set_trial_system_attr(lost._trial_id, "owner", worker.who.to_dict())
+    lost.set_user_attr("interrupted", "stopped")
+    study.tell(lost, state=TrialState.FAIL)
+    outcome = Outcome(worker.run, worker.config, study)
+    assert _sum(outcome, worker.who.team).startswith("4 candidates here; ")
