@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 import sret_nas
 from sret_nas import Architecture, zoo
 from sret_nas.device import processor
+from sret_nas.model.layers import ROW_BYTES
 
 
 def main() -> None:
@@ -60,6 +61,7 @@ def measure(arch: Architecture, batch: int, device: str = "cpu") -> dict[str, di
     image = torch.zeros(batch, arch.in_chans, arch.image_size, arch.image_size, device=device)
     target = torch.zeros(batch, dtype=torch.long, device=device)
     cost = sret_nas.cost(arch)
+    align = ROW_BYTES // 4 if device == "cuda" else 1
 
     def infer() -> None:
         with torch.no_grad():
@@ -71,11 +73,11 @@ def measure(arch: Architecture, batch: int, device: str = "cpu") -> dict[str, di
 
     found = {}
     for kind, predicted, run, held in (
-        ("inference", cost.inference_bytes(batch), infer, weights),
-        ("training", cost.training_bytes(batch), step, 3 * weights),
+        ("inference", cost.inference_bytes(batch, align=align), infer, weights),
+        ("training", cost.training_bytes(batch, align=align), step, 3 * weights),
         (
             "checkpointed training",
-            cost.training_bytes(batch, checkpointing=True),
+            cost.training_bytes(batch, checkpointing=True, align=align),
             step,
             3 * weights,
         ),

@@ -7,6 +7,15 @@ from typing import Annotated
 import typer
 
 from .output import Column, Format, FormatOption, JsonOption, emit, note, status
+from .where import (
+    CodeOption,
+    DeviceOption,
+    DtypeOption,
+    ModeOption,
+    alone,
+    choose_device,
+    space_of,
+)
 
 
 def calibrate(
@@ -14,17 +23,23 @@ def calibrate(
         str, typer.Argument(metavar="[SPACE]", help="Space to predict in: a name or a YAML path.")
     ] = "sret",
     number: Annotated[
-        int, typer.Option("-n", "--number", min=20, help="Architectures to fit on; 20 to 50 do.")
+        int,
+        typer.Option(
+            "-n", "--number", min=20, max=1000, help="Architectures to fit on; 20 to 50 do."
+        ),
     ] = 40,
     holdout: Annotated[
-        int, typer.Option(min=0, help="Other architectures, to judge the predictor on.")
+        int, typer.Option(min=0, max=1000, help="Other architectures, to judge the predictor on.")
     ] = 40,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
-    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    mode: Annotated[str, typer.Option(help="eager, compile or graph.")] = "eager",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU.")] = None,
+    dtype: DtypeOption = None,
+    mode: ModeOption = None,
+    device: DeviceOption = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads on the CPU.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which architectures are drawn.")] = 0,
+    allow_code: CodeOption = False,
     form: FormatOption = Format.table,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,12 +48,12 @@ def calibrate(
     Budgets such as 2ms use it from then on, its error as the margin. On a busy machine, wait.
     """
     from sret_nas import predict
-    from sret_nas.space import SearchSpace
 
     form = Format.json if as_json else form
-    drawn = SearchSpace.load(space)
+    drawn = space_of(space, allow_code)
+    device = choose_device(device)
     archs = drawn.sample(number + holdout, seed=seed)
-    with status() as progress:
+    with status() as progress, alone(device, progress):
         found = predict.calibrate(
             archs[:number],
             archs[number:],

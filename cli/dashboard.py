@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import sys
 import threading
 import webbrowser
@@ -24,26 +25,43 @@ def dashboard(
     storage: StorageOption = None,
     study: StudyOption = None,
     host: Annotated[
-        str, typer.Option(help="Interface to listen on; no password protects it.")
+        str, typer.Option(help="Interface to listen on; others need the token in the address.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open a browser, where there is one.")
     ] = True,
+    allow_writes: Annotated[
+        bool, typer.Option("--allow-writes", help="Let whoever has the token change the study.")
+    ] = False,
+    all_studies: Annotated[
+        bool, typer.Option("--all-studies", help="Show the storage's other studies too.")
+    ] = False,
 ) -> None:
     """Optuna Dashboard on a run, finished or not; prints its address, ends with Ctrl-C."""
     with status() as progress:
         progress("reading the run")
         outcome = find(run, storage, study)
-        from sret_nas.report.dashboard import EVERYWHERE, Dashboard
+        from sret_nas.report.dashboard import Dashboard
 
         folder = _artifacts(outcome.run)
-        served = Dashboard(outcome, folder, host, port, warn=lambda text: note(f"warning: {text}"))
+        served = Dashboard(
+            outcome,
+            folder,
+            host,
+            port,
+            warn=lambda text: note(f"warning: {text}"),
+            writes=True if allow_writes else None,
+            all_studies=all_studies,
+        )
     with served:
         if run or storage or study:
             note(f"run     {outcome.run.label}")
-        if host in EVERYWHERE:
-            note("note: whoever reaches this machine can read and change the study")
+        if not served.bound.loopback:
+            may = "read and change" if served.writes else "read"
+            note(f"warning: other machines reach it; whoever has the address can {may} the study")
+            if served.bound.everywhere:
+                note(f"from elsewhere: {served.url.replace('localhost', socket.gethostname(), 1)}")
         print(served.url, flush=True)
         if browser and _has_browser():
             threading.Thread(target=webbrowser.open, args=(served.url,), daemon=True).start()

@@ -45,6 +45,26 @@ def crew_of(engine: Engine) -> MakeCrew | None:
     return RayCrew
 
 
+def device_of(engine: Engine, device: str) -> str:
+    """The device that was chosen, which is said: ``cpu``, ``cuda:N``, or ``cuda`` for all GPUs.
+
+    Raises:
+        UsageError: there is no such device, or it cannot be used.
+    """
+    from sret_nas.device import AUTO, Choice, choose
+
+    choice = choose(device, spread=True)
+    if engine is Engine.ray and device == AUTO and choice.name != "cpu":
+        from sret_nas.search.ray_engine import connect
+
+        if connect().get("GPU"):
+            choice = Choice("cuda", "as the cluster has GPUs")
+        else:
+            choice = Choice("cpu", "as the cluster has no GPU")
+    note(f"device  {choice}")
+    return choice.name
+
+
 def room(engine: Engine, device: str) -> int:
     """How many workers there is room for, where it does not say how many."""
     if engine is Engine.ray:

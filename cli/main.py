@@ -6,6 +6,7 @@ loads no torch.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -90,6 +91,13 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         output.error("interrupted")
         return 130
+    except BrokenPipeError:  # whoever reads has seen enough
+        return 1
+    except (OSError, MemoryError, ImportError) as error:  # of this machine, not of the program
+        if debug:
+            traceback.print_exc()
+        output.error(*_of_machine(error))
+        return 1
     except Exception as error:
         # Typer's usage errors; it keeps its own copy of click, so they are known by their form.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -107,7 +115,28 @@ def run(arguments: list[str]) -> int:
         return 1
 
 
+def _of_machine(error: OSError | MemoryError | ImportError) -> tuple[str, str | None]:
+    """What the machine refuses, and what to do."""
+    if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror or error}", None
+    text = str(error).strip().splitlines()
+    if isinstance(error, ImportError) and "annot allocate memory" not in str(error):
+        what = f"a package cannot be loaded: {text[0] if text else error.name}"
+        return what, "sret-nas doctor shows what is installed; --debug where it is needed"
+    return "there is not memory enough", "close other programs, or raise the limit (ulimit -v)"
+
+
 def main() -> None:
     """Entry point of the console command."""
     output.print_in_any_encoding()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            output.error(f"standard output cannot be written: {error.strerror}")
+        # Python flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 1
+    sys.exit(code)

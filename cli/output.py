@@ -15,9 +15,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from . import table
 from .table import Column as Column
+from .text import CONTROL, clean
 
 
 class Format(StrEnum):
@@ -51,6 +53,10 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     return "".join(PLAIN.get(sign, "?") for sign in lost), error.end
 
 
+LONGEST, MOST_LINES = 400, 3
+"""Of what an error says: characters of a line, and lines with the hint."""
+
+
 def print_in_any_encoding() -> None:
     """Let stdout and stderr replace what their encoding lacks, rather than fail."""
     codecs.register_error("sret_nas.plain", _plain)
@@ -75,15 +81,24 @@ def stderr() -> Console:
 def error(message: str, hint: str | None = None) -> None:
     """Print an error and its hint to stderr, one line each."""
     console = stderr()
-    for line in message.splitlines() or [""]:
-        _say(console, f"error: {line}", "bold red")
+    lines = clean(message).strip().split("\n")
+    room = MOST_LINES - bool(hint)
+    shown, more = lines[:room], len(lines) - room
+    for i, line in enumerate(shown, 1):
+        rest = f" (and {more} more)" if more > 0 and i == room else ""
+        _say(console, f"error: {_short(line)}{rest}", "bold red")
     if hint:
-        _say(console, f"hint: {hint}", "cyan")
+        _say(console, f"hint: {_short(hint)}", "cyan")
+
+
+def _short(line: str) -> str:
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
     """A line that wraps between words on a terminal and stays whole in a pipe."""
-    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
+    console.print(clean(text), style=style, markup=False, soft_wrap=not console.is_terminal)
 
 
 def note(message: str) -> None:
@@ -96,6 +111,16 @@ def say(message: str = "") -> None:
     _say(Console(highlight=False), message)
 
 
+def count(number: int, thing: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> count(1, "file"), count(2400, "more candidate")
+        ('1 file', '2,400 more candidates')
+    """
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 @contextmanager
 def status() -> Iterator[Callable[[str], None]]:
     """Progress of long work on stderr: one line that changes, on a terminal only."""
@@ -104,7 +129,7 @@ def status() -> Iterator[Callable[[str], None]]:
         yield lambda _: None
         return
     with console.status("") as shown:
-        yield lambda text: shown.update(text)
+        yield lambda text: shown.update(Text(clean(text)))
 
 
 def emit(
@@ -128,16 +153,21 @@ def emit(
     elif form is Format.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(column.key for column in columns)
-        writer.writerows([row.get(column.key) for column in columns] for row in rows)
+        writer.writerows([_plain_cell(row.get(column.key)) for column in columns] for row in rows)
     else:
         return print_table(rows, columns, title)
     return []
 
 
+def _plain_cell(value: Any) -> Any:
+    return clean(value) if isinstance(value, str) else value
+
+
 def print_json(document: Any) -> None:
     """One JSON document on stdout; not-a-number is refused rather than printed."""
     plain = not stdout().encoding.lower().startswith("utf")
-    print(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=plain))
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=plain)
+    print(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def print_table(

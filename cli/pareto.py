@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sret_nas.units import format_count, format_quantity
+from sret_nas.units import format_count
 
 from .output import Column, Format, FormatOption, JsonOption, emit, note, say, stdout
-from .scatter import scatter
+from .scatter import FEWEST, scatter
 from .where import RunArgument, StorageOption, StudyOption, find
 
 if TYPE_CHECKING:
@@ -55,32 +55,61 @@ def show_front(outcome: Outcome, form: Format, plot: bool | None = None) -> None
         if picture:
             say()
             print(picture)
+        elif plot:
+            note(f"no picture: fewer than {FEWEST} candidates trained to the end, or no room")
 
 
 def columns(outcome: Outcome) -> list[Column]:
-    """Headings that say what was trained once and what is a mean over how many seeds."""
+    """The run's objectives, which always stay, and what else is known of its front.
+
+    Headings say what was trained once and what is a mean over how many seeds.
+    """
     one = f"seed {outcome.config.seed}"
     counts = {m.confirmation.seeds for m in outcome.front if m.confirmation}
-    all_, others = "", ""
-    if len(counts) == 1:
-        (seeds,) = counts
-        all_, others = f" of {seeds}", f" of {seeds - 1}"
+    seeds = counts.pop() if len(counts) == 1 else None
+    mean, tested = _mean(seeds), _mean(None if seeds is None else seeds - 1)
+    sought = {goal.name for goal in outcome.config.goals}
+    std = 2 if "val_loss" in sought else 4
 
-    def loss(value: float) -> str:
-        return f"{value:.4f}"
+    def column(key: str, title: str, metric: str, rank: int) -> Column:
+        return Column(key, title, lambda v: _shown(metric, v), rank=0 if metric in sought else rank)
 
-    return [
+    found = [
         Column("trial", "trial"),
         Column("id", "id", rank=6, left=True),
-        Column("val_loss", f"val loss, {one}", loss, rank=1),
-        Column("confirmed_loss", f"val loss, mean{all_} seeds", loss),
-        Column("confirmed_std", f"std{all_} seeds", loss, rank=2),
-        Column("val_accuracy", f"val acc, {one}", lambda v: f"{v:.2%}", rank=4),
-        Column("test_accuracy", f"test acc, mean{others} seeds", lambda v: f"{v:.2%}", rank=2),
-        Column("macs", "MACs", format_count),
-        Column("params", "params", format_count, rank=1),
-        Column("latency_ms", "ms", lambda v: f"{v:.3g}", rank=1),
-        Column("peak_bytes", "memory", lambda v: format_quantity("peak_bytes", v), rank=7),
+        column("val_loss", f"val loss, {one}", "val_loss", 4),
+        column("confirmed_loss", f"val loss, {mean}", "val_loss", 3),
+        Column("confirmed_std", mean.replace("mean", "std"), lambda v: f"{v:.4f}", std),
+        column("val_accuracy", f"val acc, {one}", "val_accuracy", 4),
+        column("confirmed_accuracy", f"val acc, {mean}", "val_accuracy", 5),
+        Column("test_accuracy", f"test acc, {tested}", lambda v: f"{v:.2%}", rank=2),
+        column("macs", "MACs", "macs", 1),
+        column("params", "params", "params", 1),
+        column("latency_ms", _ms(outcome), "latency_ms", 1),
+        column("peak_bytes", "memory", "peak_bytes", 7),
         Column("seeds", "seeds", rank=8),
         Column("dethroned", "confirmed", lambda v: "no" if v else "yes", rank=3, left=True),
     ]
+    return [one for one in found if "val_accuracy" in sought or one.key != "confirmed_accuracy"]
+
+
+def _ms(outcome: Outcome) -> str:
+    """How the milliseconds were measured."""
+    how = outcome.config.latency
+    return "ms" if how is None else "ms, {mode} {dtype} @{batch}".format(**how)
+
+
+def _mean(seeds: int | None) -> str:
+    """What a value is a mean of; ``None`` where members differ."""
+    if seeds == 1:
+        return "1 seed"
+    return "mean of seeds" if seeds is None else f"mean of {seeds} seeds"
+
+
+def _shown(metric: str, value: float) -> str:
+    """A value below a heading that says its unit."""
+    from sret_nas.search.objectives import format_metric
+
+    if metric in ("macs", "params"):
+        return format_count(value)
+    return f"{value:.3g}" if metric == "latency_ms" else format_metric(metric, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ from .output import (
     say,
     status,
 )
+from .where import DeviceOption, DtypeOption, ModeOption, alone
 
 if TYPE_CHECKING:
     from sret_nas.latency import Latency
@@ -60,10 +62,12 @@ def profile(
         bool, typer.Option("--latency/--no-latency", help="Measure the latency here.")
     ] = True,
     batch: Annotated[str, typer.Option(help="Batch sizes, e.g. 1,8,64.")] = "1",
-    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    mode: Annotated[str, typer.Option(help="eager, compile or graph.")] = "eager",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU.")] = None,
+    dtype: DtypeOption = None,
+    mode: ModeOption = None,
+    device: DeviceOption = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads on the CPU.")
+    ] = None,
     draw: Annotated[
         Path | None, typer.Option("--draw", metavar="FILE.svg", help="Draw one architecture.")
     ] = None,
@@ -74,21 +78,29 @@ def profile(
 
     1 MAC is one multiply-add, what the vision literature calls a FLOP.
     """
+    from sret_nas.device import choose
     from sret_nas.profile import Measurement
     from sret_nas.profile import profile as run
 
     form = Format.json if as_json else form
     if draw is not None:
         _draw(archs, draw)
-    measurement = Measurement(_batches(batch), dtype, device, mode, threads) if latency else None
-    with status() as progress:
+    measurement = choice = None
+    if latency:
+        batches, choice = _batches(batch), choose(device)
+        measurement = Measurement(batches, dtype, choice.name, mode, threads)
+    with status() as progress, ExitStack() as held:
+        if choice is not None:
+            held.enter_context(alone(choice.name, progress))
         profiles = run(
             list(dict.fromkeys(archs)),
             counters=counters,
             measurement=measurement,
-            resolve=_resolve,
+            resolve=_architecture,
             progress=progress,
         )
+    if choice is not None:
+        note(f"device  {choice}")
     if form is Format.json:
         documents = [one.to_dict(by is By.layer) for one in profiles]
         emit([], [], form, documents[0] if len(documents) == 1 else documents)
@@ -104,19 +116,8 @@ def profile(
     _failures(profiles)
 
 
-def _resolve(name: str) -> Architecture:
-    """A preset, a file, or ``RUN#N``: trial N of a run directory."""
-    run, mark, number = name.rpartition("#")
-    if not mark or Path(name).exists():
-        return _architecture(name)
-    if not (run and number.isdecimal()):
-        raise UsageError(f"'{name}': given '{number}' after #; allowed: RUN#N, e.g. runs/demo#7")
-    from sret_nas.search import architecture
-
-    return architecture(run, int(number))
-
-
 def _architecture(name: str) -> Architecture:
+    """What ``Architecture.load`` finds; a search space in its place is named as such."""
     try:
         return Architecture.load(name)
     except ArchitectureError as error:
@@ -141,7 +142,7 @@ def _draw(archs: Sequence[str], path: Path) -> None:
             "e.g. sret-nas profile sret_t --draw sret_t.svg",
         )
     try:
-        files.write(path, draw(_resolve(archs[0]), archs[0]))
+        files.write(path, draw(_architecture(archs[0]), archs[0]))
     except OSError as problem:
         raise UsageError(f"--draw: {path} cannot be written: {problem.strerror}") from problem
     note(f"drawing {path}")
@@ -165,13 +166,15 @@ def _percent(value: float) -> str:
 
 
 COLUMNS = [
-    Column("name", "architecture", long=True),
+    Column("name", "architecture", left=True),
     Column("params", "params", format_count),
     Column("macs", "MACs", format_count),
     Column("depth", "depth", rank=1),
     Column("activations", "activations", format_count, rank=5),
     Column("peak_bytes", "memory", lambda v: format_quantity("peak_bytes", v), rank=3),
     Column("batch", "batch", rank=2),
+    Column("mode", "mode", rank=10, left=True),
+    Column("dtype", "dtype", rank=11, left=True),
     Column("latency_ms", "ms", _milliseconds),
     Column("p95_ms", "p95 ms", _milliseconds, rank=6),
     Column("images_per_s", "images/s", lambda v: f"{v:,.0f}", rank=4),
@@ -199,6 +202,8 @@ def _rows(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
                 base
                 | {
                     "batch": found.batch,
+                    "mode": found.mode,
+                    "dtype": found.dtype,
                     "peak_bytes": _peak(one, found),
                     "latency_ms": found.median_ms,
                     "p95_ms": found.p95_ms,
@@ -253,7 +258,7 @@ def _parts(profiles: Sequence[Profile], by: By) -> list[dict[str, Any]]:
 
 
 COUNTER_COLUMNS = [
-    Column("name", "architecture", long=True),
+    Column("name", "architecture", left=True),
     Column("counter", "counter", left=True),
     Column("value", "number", lambda value: f"{value:,}"),
     Column("unit", "unit", left=True),
@@ -298,7 +303,14 @@ def _circumstances(profiles: Sequence[Profile], left_out: Sequence[str]) -> None
     measured = [m.latency for one in profiles for m in one.measured]
     if measured:
         first = measured[0]
-        say(f"\n{first.dtype}, {first.mode}, on {first.fingerprint}")
+        exact = ", TF32 off" if first.device != "cpu" else ""
+        say(f"\n{first.dtype}{exact}, {first.mode}, on {first.fingerprint}")
+        off = max(found.difference or 0.0 for found in measured)
+        say(f"outputs compared with those of eager fp32: at most {off:.2g} of their norm apart")
+        for found in measured:
+            if found.compile_s is not None:
+                what = f"{found.name}, batch {found.batch}"
+                say(f"{what}: compiled in {found.compile_s:.0f} s, before it was timed")
         if "least ms" not in left_out:
             say("least: what the arithmetic and the bytes need at this device's measured rates")
 
@@ -308,6 +320,8 @@ def _failures(profiles: Sequence[Profile]) -> None:
     worst: SretNasError | None = None
     told: set[str] = set()
     for one in profiles:
+        if one.time_note:
+            note(f"note: {one.name}: time by stage left out: {one.time_note}")
         for measured in one.measured:
             for said in (measured.latency.note, measured.bound and measured.bound.note):
                 if said:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .text import clean
 from .where import RunArgument, StorageOption, StudyOption, find
 
 
@@ -21,8 +22,9 @@ def report(
 ) -> None:
     """Write one self-contained HTML page of a run, finished or not; prints where it is."""
     outcome = find(run, storage, study)
+    from sret_nas.files import safe_name
     from sret_nas.report import write
 
     if out is not None or not outcome.run.has_folder:
-        outcome.run.report = out or Path(f"{outcome.run.study_name}.html")
-    print(write(outcome))
+        outcome.run.report = out or Path(f"{safe_name(outcome.run.study_name)}.html")
+    print(clean(str(write(outcome))))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sret_nas.errors import UsageError
+
 from .output import Column, Format, FormatOption, JsonOption, emit, note
 from .where import StorageOption
 
@@ -32,6 +34,8 @@ def runs(
     """List runs with their progress: those in a folder, or the studies in a storage."""
     from sret_nas.search.listing import below, in_storage
 
+    if storage is None and folder != Path("runs") and not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder", "sret-nas runs FOLDER, or --storage ADDRESS")
     found = below(folder) if storage is None else in_storage(storage)
     rows = [progress.to_dict() for progress in found]
     emit(rows, COLUMNS, Format.json if as_json else form)

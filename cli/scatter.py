@@ -12,9 +12,12 @@ from sret_nas.units import format_count
 
 if TYPE_CHECKING:
     from sret_nas.search import Outcome
+    from sret_nas.search.objectives import Objective
 
-HEIGHT = 14
-"""Lines of the picture, its axes aside."""
+HEIGHT, LEAST_HEIGHT = 14, 6
+"""Lines of all pictures together, and of one at least, axes aside."""
+FEWEST = 3
+"""Candidates below which a picture would say no more than the table."""
 AXIS = 13
 """Characters that plotille puts before the picture: the numbers of the axis."""
 NARROWEST = 40
@@ -22,14 +25,6 @@ BLANK = "\u2800"
 """What plotille leaves where nothing is drawn."""
 KEEP = "\u00a0"
 """A blank that lines are not broken at."""
-NAMES = {
-    "val_loss": "val loss",
-    "val_accuracy": "val acc",
-    "macs": "MACs",
-    "params": "params",
-    "latency_ms": "ms",
-    "peak_bytes": "bytes",
-}
 
 
 class Marks(NamedTuple):
@@ -53,10 +48,11 @@ class _Point(NamedTuple):
 
 
 def scatter(outcome: Outcome, width: int = 80, *, ascii_only: bool = False) -> str:
-    """Quality against cost: candidates trained to the end, the front, the published ones.
+    """Quality against each cost that is sought: candidates, the front, the published ones.
 
     Every point is what its own training found, with the seed of the search: a mean
-    over seeds is known of the front alone. The cost has a logarithmic axis.
+    over seeds is known of the front alone. The cost has a logarithmic axis. Few points
+    take few lines.
 
     Args:
         outcome: The run.
@@ -64,29 +60,44 @@ def scatter(outcome: Outcome, width: int = 80, *, ascii_only: bool = False) -> s
         ascii_only: For an encoding that is not UTF-8.
 
     Returns:
-        Lines without colour; empty where nothing was trained to the end, or in less
-        than ``NARROWEST`` characters.
+        Lines without colour; empty where fewer than ``FEWEST`` were trained to the end,
+        or in less than ``NARROWEST`` characters.
     """
+    from sret_nas.search.objectives import costs, quality
+
+    goal, sought = quality(outcome.config.goals), costs(outcome.config.goals)
+    marks = ASCII if ascii_only else UNICODE
+    pictures = []
+    for cost in sought:
+        points = list(_points(outcome, cost, goal.name, marks))
+        if len(points) >= FEWEST and width >= NARROWEST:
+            height = max(LEAST_HEIGHT, min(HEIGHT // len(sought), 2 * len(points)))
+            pictures.append(_picture(outcome, points, cost, goal, marks, (width, height)))
+    return "\n\n".join(pictures)
+
+
+def _picture(
+    outcome: Outcome,
+    points: Sequence[_Point],
+    cost: str,
+    quality: Objective,
+    marks: Marks,
+    size: tuple[int, int],
+) -> str:
+    """One cost: its title, the points between axes, what the marks mean."""
     from plotille import Figure
 
-    goals = outcome.config.goals
-    (quality,) = [goal.name for goal in goals if goal.trained]
-    cost = next((goal.name for goal in goals if not goal.trained), "macs")
-    marks = ASCII if ascii_only else UNICODE
-    points = list(_points(outcome, cost, quality, marks))
-    if not points or width < NARROWEST:
-        return ""
+    from sret_nas.search.objectives import SHORT, format_metric
 
+    width, height = size
     figure = Figure()
     figure.linesep = "\n"
     figure.with_colors = figure.origin = False
-    figure.x_label, figure.y_label = NAMES[cost], NAMES[quality]
+    figure.x_label, figure.y_label = SHORT[cost], SHORT[quality.name]
     figure.width = width - AXIS - len(f"|-> ({figure.x_label})")
-    figure.height = HEIGHT
+    figure.height = height
     figure.x_ticks_fkt = lambda value, _: _tick(cost, 10**value)
-    figure.y_ticks_fkt = lambda value, _: (
-        f"{value:.4f}" if quality == "val_loss" else f"{value:.2%}"
-    )
+    figure.y_ticks_fkt = lambda value, _: format_metric(quality.name, value)
     figure.set_x_limits(*_limits([math.log10(point.cost) for point in points]))
     figure.set_y_limits(*_limits([point.quality for point in points]))
     for mark in marks:
@@ -97,10 +108,10 @@ def scatter(outcome: Outcome, width: int = 80, *, ascii_only: bool = False) -> s
             marker=mark,
         )
     lines = figure.show().replace(BLANK, " ").splitlines()
-    better = "lower" if quality == "val_loss" else "higher"
+    better = "lower" if quality.direction == "minimize" else "higher"
     title = (
-        f"{NAMES[quality]} with seed {outcome.config.seed} ({better} is better) "
-        f"against {NAMES[cost]} (logarithmic)"
+        f"{SHORT[quality.name]} with seed {outcome.config.seed} ({better} is better) "
+        f"against {SHORT[cost]} (logarithmic)"
     )
     legend = _legend(points, marks, lambda value: _tick(cost, value))
     below = [line for text in legend for line in textwrap.wrap(text, width)]
@@ -118,7 +129,8 @@ def _points(outcome: Outcome, cost: str, quality: str, marks: Marks) -> Iterator
             mark = marks.both if name else marks.front
         else:
             mark = marks.published if name else marks.other
-        yield _Point(metrics[cost], metrics[quality], mark, name)
+        if metrics.get(cost):
+            yield _Point(metrics[cost], metrics[quality], mark, name)
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
@@ -132,7 +144,7 @@ def _tick(metric: str, value: float) -> str:
     """A cost in few characters."""
     if metric == "latency_ms":
         return f"{value:.3g}"
-    return format_count(value)
+    return format_count(value) + "B" * (metric == "peak_bytes")
 
 
 def _legend(points: Sequence[_Point], marks: Marks, shown: Callable[[float], str]) -> Iterator[str]:

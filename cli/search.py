@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sret_nas.errors import SretNasError, UsageError
+from sret_nas.files import safe_name
 from sret_nas.units import parse_budgets
 
-from .engine import Engine, EngineOption, crew_of, room
-from .output import Column, Format, FormatOption, JsonOption, emit, note, print_json, status
+from .engine import Engine, EngineOption, crew_of, device_of, room
+from .output import Format, FormatOption, JsonOption, note, status
 from .pareto import show_front
-from .where import StorageOption, StudyOption
+from .plan import USUAL, expectation, left_of, show_plan
+from .where import CodeOption, StorageOption, StudyOption, space_of, tell_foreign
 
 if TYPE_CHECKING:
     from optuna import Study
 
+    from sret_nas.data import DataSet
     from sret_nas.search import Outcome, RunConfig, RunDir
-    from sret_nas.search.estimate import Estimate
-    from sret_nas.space import SearchSpace
-
-DEFAULT_TRIALS = 24
-"""Candidates where neither trials nor a time are given: ten minutes of ``fast`` on two cores."""
 SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -55,7 +53,23 @@ def search(
     sampler: Annotated[
         str, typer.Option(help="auto, known-cost, tpe, nsga2, nsga3, gp, qmc or random.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda (all GPUs in turn) or cuda:N.")
+    ] = "auto",
+    latency_mode: Annotated[
+        str | None,
+        typer.Option(
+            help="Latencies: eager, compile or graph; default graph on a GPU, eager on a CPU.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Latencies: fp32, bf16 or fp16; default bf16 on a GPU, fp32 on a CPU.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: one a core on a CPU.")
     ] = None,
@@ -70,6 +84,13 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan; train nothing.")
     ] = False,
+    accept_versions: Annotated[
+        bool,
+        typer.Option(
+            "--accept-versions", help="Go on with a run that was begun with other versions."
+        ),
+    ] = False,
+    allow_code: CodeOption = False,
     form: FormatOption = Format.table,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,15 +101,9 @@ def search(
     form = Format.json if as_json else form
     budgets = parse_budgets(budget or [])
     limit_s = _seconds(timeout)
-    from sret_nas.space import SearchSpace
 
-    found = SearchSpace.load(space)
-    for bound in found.examine(budgets):
-        if bound.excludes_nothing:
-            note(f"note: budget '{bound.budget}' excludes nothing of space '{found.name}'")
-
+    found = space_of(space, allow_code)
     from sret_nas.data import load_data
-    from sret_nas.device import resolve
     from sret_nas.proxy import choose
     from sret_nas.search import Ended, RunConfig, RunDir, commit, versions
     from sret_nas.search import search as run_search
@@ -98,17 +113,18 @@ def search(
 
     goals = parse([name.strip() for name in objectives.split(",")])
     sampler = check(sampler)
-    resolve(device)
     crew = crew_of(engine)
+    device = device_of(engine, device)
     plan, plan_name = choose(proxy, device)
     with status() as progress:
         progress(f"reading data '{data}'")
-        images = load_data(data, seed=seed, **plan.load_options())
-    timed = any(b.metric == "latency_ms" for b in budgets) or any(
-        goal.name == "latency_ms" for goal in goals
-    )
+        images = load_data(data, seed=seed, tell=progress, **plan.load_options())
+    found = found.fitted(num_classes=images.num_classes, in_chans=images.in_chans)
+    for bound in found.examine(budgets):
+        if bound.excludes_nothing:
+            note(f"note: budget '{bound.budget}' excludes nothing of space '{found.name}'")
     if workers is None:
-        workers = 1 if timed else room(engine, device)
+        workers = room(engine, device)
     config = RunConfig(
         space=found.file.model_dump(mode="json", by_alias=True, exclude_unset=True),
         space_folder=str(Path(space).resolve().parent) if Path(space).is_file() else None,
@@ -116,30 +132,38 @@ def search(
         budget=tuple(str(bound) for bound in budgets),
         objectives=tuple(goal.name for goal in goals),
         data={"source": data, "fingerprint": images.fingerprint},
+        images=images.describe(),
         proxy=plan,
         sampler=sampler,
         seed=seed,
         published=seeds,
         device=device,
-        trials=trials or (None if limit_s else DEFAULT_TRIALS),
+        latency_mode=latency_mode,
+        latency_dtype=dtype,
+        trials=trials or (None if limit_s else USUAL),
         timeout_s=limit_s,
         workers=workers,
         versions=versions(),
         commit=commit(),
     )
-    run = RunDir(out or Path("runs") / (study or config.name), storage, study)
+    config = config.with_latency()
+    config = config.trusting() if allow_code else config
+    config = config.accepting_versions() if accept_versions else config
+    run = RunDir(out or Path("runs") / safe_name(study or config.name), storage, study)
+    if run.exists:
+        earlier = run.config()
+        same = images.known_as(earlier.data["fingerprint"])
+        config = config.model_copy(update={"data": config.data | {"fingerprint": same}})
+        config = config.going_on(earlier, run.path)
+    for later in config.later_versions:
+        mixed = ", ".join(f"{name} {number}" for name, number in later.items())
+        note(f"note: the run was begun with other versions and goes on with {mixed}")
     _announce(run, config, plan_name, images)
-    if dry_run or not run.exists:
-        from sret_nas.search.estimate import estimate
-
-        with status() as progress:
-            progress("training an architecture for a few steps, to know how fast this machine is")
-            expected = estimate(config, images, config.trials or DEFAULT_TRIALS)
-        if dry_run:
-            _plan(found, config, expected, form)
-            return
-        if config.trials:
-            note(f"expect  about {_minutes(expected.seconds)}, by the speed measured just now")
+    left = left_of(run, config)
+    if dry_run:
+        show_plan(found, config, images, left, form)
+        return
+    note(f"expect  {expectation(config, images, left)}")
 
     from sret_nas.report.publish import Upkeep
 
@@ -173,7 +197,7 @@ def _seconds(text: str | None) -> float | None:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def _announce(run: RunDir, config: RunConfig, plan_name: str, images: Any) -> None:
+def _announce(run: RunDir, config: RunConfig, plan_name: str, images: DataSet) -> None:
     plan = config.proxy
     note(f"run     {run.path}")
     if not run.own_database:
@@ -186,48 +210,22 @@ def _announce(run: RunDir, config: RunConfig, plan_name: str, images: Any) -> No
         f"rungs at {', '.join(map(str, plan.rungs))}"
     )
     note(f"workers {config.workers} on {config.device}")
+    if config.latency:
+        note("latency {mode}, {dtype}, batch {batch}".format(**config.latency))
     for line in images.notes:
         note(f"data    {line}")
+    note(f"models  {_head(config.space, images)}")
 
 
-def _plan(space: SearchSpace, config: RunConfig, expected: Estimate, form: Format) -> None:
-    """The plan of a run: how much is feasible, what it would try, how long it would take."""
-    from sret_nas.space import check, clock
-
-    timed = any(b.metric == "latency_ms" for b in config.budgets)
-    with status() as progress:
-        progress("looking at the space")
-        tell = clock(config.device) if timed else None
-        feasible = check(space, config.budgets, seed=config.seed, clock=tell)
-    document = {
-        "schema": 1,
-        "space": space.name,
-        "budget": list(config.budget),
-        "feasible_share": feasible.share.value,
-        "proxy": config.proxy.model_dump(mode="json"),
-        "trials": config.trials or DEFAULT_TRIALS,
-        "training_images": expected.images,
-        "images_per_s": expected.images_per_s,
-        "expected_s": expected.seconds,
-        "architecture": expected.arch.to_dict(),
-    }
-    if form is Format.json:
-        print_json(document)
-        return
-    speed = f"{expected.images_per_s:,.0f} images/s, measured on the sample"
-    rows = [
-        {"what": "feasible share of the space", "value": f"{feasible.share.value:.2%}"},
-        {"what": "candidates", "value": str(document["trials"])},
-        {"what": "work", "value": f"{expected.images:,} training images"},
-        {"what": "speed of one worker", "value": speed},
-        {"what": "expected time", "value": _minutes(expected.seconds)},
-        {"what": "a sample", "value": f"{expected.arch.id} {expected.arch.to_json()}"},
-    ]
-    emit(rows, [Column("what", "plan", left=True), Column("value", "", long=True)], form)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+def _head(space: dict[str, Any], images: DataSet) -> str:
+    """Whether the architectures fit the data."""
+    data = {"num_classes": images.num_classes, "in_chans": images.in_chans}
+    return "; ".join(
+        f"{name} {number} as the data have"
+        if space[name] == number
+        else f"{name} {space[name]} as the space says, where the data have {number}"
+        for name, number in data.items()
+    )
 
 
 def _finish(outcome: Outcome, form: Format) -> None:
@@ -235,6 +233,7 @@ def _finish(outcome: Outcome, form: Format) -> None:
     counts = outcome.counts()
     note("")
     note(", ".join(f"{number} {state}" for state, number in counts.items()))
+    tell_foreign(outcome)
     for reason, number in outcome.failures().items():
         note(f"  failed: {number} × {reason}")
     if outcome.exhausted:

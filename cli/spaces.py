@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from .output import (
     print_table,
     say,
 )
+from .where import CodeOption, alone, choose_device, space_of, tell_code
 
 if TYPE_CHECKING:
     from sret_nas.space import Check, Clock
@@ -55,7 +57,9 @@ BudgetOption = Annotated[
     list[str] | None,
     typer.Option("--budget", help="4GMACs, 5Mparams, 500MB, 2ms@32; several hold at once."),
 ]
-DeviceOption = Annotated[str, typer.Option(help="Where a budget in ms holds: cpu, cuda, cuda:N.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="Where budgets in ms hold: auto, cpu, cuda, cuda:N.")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 
 
@@ -93,16 +97,19 @@ def list_(form: FormatOption = Format.table, as_json: JsonOption = False) -> Non
 
 @app.command(epilog="Example: sret-nas spaces show sret > mine.yaml")
 def show(
-    space: SpaceArgument, form: FormatOption = Format.table, as_json: JsonOption = False
+    space: SpaceArgument,
+    allow_code: CodeOption = False,
+    form: FormatOption = Format.table,
+    as_json: JsonOption = False,
 ) -> None:
     """The file of a space, annotated with sizes: a file to copy and edit."""
-    from sret_nas.space import SearchSpace, annotated
+    from sret_nas.space import annotated
 
     form = Format.json if as_json else form
     if form is Format.table:
-        print(annotated(space), end="")
+        print(annotated(space, tell_code if allow_code else False), end="")
         return
-    found = SearchSpace.load(space)
+    found = space_of(space, allow_code)
     rows = [
         {"coordinate": d.name, "count": len(d.choices), "choices": list(d.choices)}
         for d in found.coordinates
@@ -138,8 +145,9 @@ def show(
 def check(
     space: SpaceArgument,
     budget: BudgetOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     seed: SeedOption = 0,
+    allow_code: CodeOption = False,
     form: FormatOption = Format.table,
     as_json: JsonOption = False,
 ) -> None:
@@ -148,7 +156,7 @@ def check(
 
     form = Format.json if as_json else form
     budgets = parse_budgets(budget or ())
-    found = spaces.SearchSpace.load(space)
+    found = space_of(space, allow_code)
     result = spaces.check(found, budgets, seed, _clock(budgets, device))
     if form is Format.json:
         print_json(_document(found, budgets, result))
@@ -166,10 +174,13 @@ def check(
 @app.command(epilog="Example: sret-nas spaces sample sret -n 5 --budget 1GMACs --format yaml")
 def sample(
     space: SpaceArgument,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many.")] = 5,
+    number: Annotated[
+        int, typer.Option("-n", "--number", min=1, max=1_000_000, help="How many.")
+    ] = 5,
     budget: BudgetOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     seed: SeedOption = 0,
+    allow_code: CodeOption = False,
     form: Annotated[
         SampleFormat, typer.Option("--format", help="How to print the result.")
     ] = SampleFormat.table,
@@ -177,10 +188,9 @@ def sample(
 ) -> None:
     """Distinct architectures of a space that satisfy a budget."""
     from sret_nas.cost import cost
-    from sret_nas.space import SearchSpace
 
     budgets = parse_budgets(budget or ())
-    found = SearchSpace.load(space)
+    found = space_of(space, allow_code)
     clock = _clock(budgets, device)
     archs = found.sample(number, seed, budgets, clock)
     if form is SampleFormat.yaml and not as_json:
@@ -226,7 +236,8 @@ def _clock(budgets: Iterable[Budget], device: str) -> Clock | None:
         return None
     from sret_nas.space import clock
 
-    return clock(device, progress=note)
+    device = choose_device(device)
+    return clock(device, progress=note, alone=partial(alone, device))
 
 
 def _document(found: Any, budgets: Iterable[Budget], result: Check) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .text import clean
+
 GAP = 2
 HEADING_LINES = 3
 ROOM = 32
@@ -94,7 +96,7 @@ def _heading(title: str) -> int:
 
 def _cell(column: Column, row: Mapping[str, Any]) -> str:
     value = row.get(column.key)
-    return NOTHING if value is None else column.show(value)
+    return NOTHING if value is None else clean(column.show(value))
 
 
 def _least(shown: Sequence[_Shown], room: int) -> int:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sret_nas.units import format_quantity
-
+from . import table
 from .output import note, stderr
+from .pareto import columns
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
     from sret_nas.search import Outcome, RunConfig, RunDir
+    from sret_nas.search.objectives import Objective
 
 EVERY_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
@@ -31,16 +33,18 @@ class Lines:
     """A line for every trial that ends and every confirmation, from the second look on.
 
     Args:
+        goals: The run's objectives.
         team: Tell of trials of this team of workers alone.
     """
 
-    def __init__(self, team: str | None = None) -> None:
-        self.team = team
+    def __init__(self, goals: Sequence[Objective], team: str | None = None) -> None:
+        self.goals, self.team = goals, team
         self.told: set[int] | None = None
         self.confirmed: set[str] = set()
 
     def __call__(self, study: optuna.Study) -> None:
         """Tell what has changed."""
+        from sret_nas.search.objectives import format_metric, quality
         from sret_nas.search.trials import owner
 
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
@@ -52,19 +56,20 @@ class Lines:
                 self.told.add(trial.number)
                 who = owner(trial)
                 if self.team is None or (who is not None and who.team == self.team):
-                    _tell(trial)
+                    _tell(trial, self.goals)
         for key, value in confirmed.items():
             if key not in self.confirmed:
                 self.confirmed.add(key)
                 _, number, seed = key.split(":")
-                found = value.get("reason") or f"val_loss {value['val_loss']:.4f}"
+                name = quality(self.goals).name
+                found = value.get("reason") or f"{name} {format_metric(name, value[name])}"
                 note(f"trial {number} confirmed with seed {seed}: {found}")
 
 
-def _tell(trial: FrozenTrial) -> None:
+def _tell(trial: FrozenTrial, goals: Sequence[Objective]) -> None:
     untold = ("taken", "surplus", "exhausted")
     if "id" in trial.user_attrs and trial.user_attrs.get("interrupted") not in untold:
-        note(_line(trial))
+        note(_line(trial, goals))
 
 
 class View:
@@ -74,9 +79,10 @@ class View:
         self.run = run
         self.config = config
         self.live = live
+        self.width = stderr().width if live is None else live.console.width
         self.start = time.monotonic()
         self.last = 0.0
-        self.lines = Lines()
+        self.lines = Lines(config.goals)
 
     def __call__(self, study: optuna.Study) -> None:
         """Show what has changed; on a terminal at most twice a second."""
@@ -95,25 +101,25 @@ class View:
     # -- a terminal --------------------------------------------------------------------------
 
     def _picture(self, outcome: Outcome) -> RenderableType:
-        counts = outcome.counts()
+        from sret_nas.search.objectives import quality
+        from sret_nas.search.remaining import remaining_s
+
+        counts, elapsed = outcome.counts(), time.monotonic() - self.start
         finished = sum(counts.values())
         words = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
         head = Text(f"{self.run.path}  {finished} of {self.config.trials or '∞'} trials  {words}  ")
-        head.append(f"{time.monotonic() - self.start:,.0f} s", style="dim")
+        left = remaining_s(outcome, elapsed)
+        times = duration(elapsed) + ("" if left is None else f", about {duration(left)} left")
+        head.append(times, style="dim")
         parts: list[RenderableType] = [head]
         if self.config.trials:
             bar = Table.grid()  # gives the bar a line of its own
             bar.add_row(ProgressBar(self.config.trials, finished, width=60))
             parts.append(bar)
-        epochs = self.config.proxy.epochs
+        epochs, name = self.config.proxy.epochs, quality(self.config.goals).name
         running = [trial for trial in outcome.trials if not trial.state.is_finished()]
-        parts += [Text(f"running {_running(trial, epochs)}") for trial in running]
-        table = Table(box=None, pad_edge=False, title="front so far", title_justify="left")
-        for title in ("trial", "val_loss", "accuracy", "MACs", "params"):
-            table.add_column(title, justify="right", no_wrap=True)
-        for member in outcome.front:
-            table.add_row(*_cells(member.trial, member.metrics))
-        parts.append(table)
+        parts += [Text(f"running {_running(trial, epochs, name)}") for trial in running]
+        parts.append(_front(outcome, self.width))
         confirmed = sum(key.startswith("confirmed:") for key in outcome.study.user_attrs)
         if confirmed:
             wanted = len(outcome.front) * (self.config.proxy.seeds - 1)
@@ -124,11 +130,30 @@ class View:
         return Group(*parts)
 
 
-def _running(trial: FrozenTrial, epochs: int) -> str:
+def _front(outcome: Outcome, width: int) -> Text:
+    """The table that the end of the search prints, as far as it is known."""
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    table.show(console, outcome.rows(), columns(outcome), "front so far")
+    return Text(console.file.getvalue().rstrip())  # type: ignore[attr-defined]
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    Example:
+        >>> duration(150), duration(600), duration(9000)
+        ('150 s', '10 minutes', '2.5 hours')
+    """
+    if seconds < 180:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _running(trial: FrozenTrial, epochs: int, quality: str) -> str:
     curve = trial.user_attrs.get("curve", [])
-    losses = [epoch["val_loss"] for epoch in curve]
     arch_id = trial.user_attrs.get("id", "")
-    return f"{trial.number:4d} {arch_id}  epoch {len(curve)}/{epochs}  {sparkline(losses)}"
+    reached = sparkline([epoch[quality] for epoch in curve])
+    return f"{trial.number:4d} {arch_id}  epoch {len(curve)}/{epochs}  {reached}"
 
 
 def sparkline(values: list[float]) -> str:
@@ -148,28 +173,19 @@ def sparkline(values: list[float]) -> str:
     return f"{''.join(bars)} {values[-1]:.3f}"
 
 
-def _cells(number: int, metrics: dict[str, Any]) -> list[str]:
-    return [
-        str(number),
-        f"{metrics['val_loss']:.4f}",
-        f"{metrics['val_accuracy']:.2%}",
-        format_quantity("macs", metrics["macs"]),
-        format_quantity("params", metrics["params"]),
-    ]
+def _line(trial: FrozenTrial, goals: Sequence[Objective]) -> str:
+    from sret_nas.search.objectives import costs, format_metric
 
-
-def _line(trial: FrozenTrial) -> str:
     attributes = trial.user_attrs
     state = trial.state.name.lower()
     if attributes.get("interrupted"):
         return f"trial {trial.number} interrupted: its architecture is tried again"
     metrics = attributes.get("metrics", {})
     words = [f"trial {trial.number} {'stopped' if state == 'pruned' else state}"]
-    if "val_loss" in metrics:
-        words.append(f"val_loss {metrics['val_loss']:.4f}")
-        words.append(f"val_accuracy {metrics['val_accuracy']:.2%}")
-    if "macs" in metrics:
-        words += [format_quantity(name, metrics[name]) for name in ("macs", "params")]
+    trained = [name for name in ("val_loss", "val_accuracy") if name in metrics]
+    words += [f"{name} {format_metric(name, metrics[name])}" for name in trained]
+    known = dict.fromkeys([*costs(goals), "macs", "params"])
+    words += [format_metric(name, metrics[name]) for name in known if metrics.get(name) is not None]
     curve = attributes.get("curve", [])
     words.append(
         f"{len(curve)} epoch{'s' * (len(curve) != 1)} in {sum(e['seconds'] for e in curve):.1f} s"

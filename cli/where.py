@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +15,26 @@ from .output import note
 
 if TYPE_CHECKING:
     from sret_nas.search import Outcome
+    from sret_nas.space import SearchSpace
 
 RUNS = Path("runs")
+CodeOption = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Run the Python module that a space's callable names."),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="fp32, bf16 or fp16; default bf16 on a GPU, fp32 on a CPU.", show_default=False
+    ),
+]
+ModeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="eager, compile or graph; default graph on a GPU, eager on a CPU.", show_default=False
+    ),
+]
 RunArgument = Annotated[
     Path | None,
     typer.Argument(help="Run directory; default the newest in runs/.", show_default=False),
@@ -35,6 +55,50 @@ StudyOption = Annotated[
 ]
 
 
+def space_of(source: str, allow_code: bool) -> SearchSpace:
+    """A space; the module of its callable is named before it runs.
+
+    Raises:
+        ConfigError: no such space, or it needs code that may not run.
+    """
+    from sret_nas.space import SearchSpace
+
+    return SearchSpace.load(source, tell_code if allow_code else False)
+
+
+def choose_device(device: str) -> str:
+    """The device that was chosen, which is said: ``cpu`` or ``cuda:N``.
+
+    Raises:
+        UsageError: there is no such device, or it cannot be used.
+    """
+    from sret_nas.device import choose
+
+    choice = choose(device)
+    note(f"device  {choice}")
+    return choice.name
+
+
+@contextmanager
+def alone(device: str, progress: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Within, nothing of ours computes on the device: a search waits after its epoch.
+
+    Raises:
+        UsageError: there is no such device, or nothing can be kept in the cache folder.
+    """
+    from sret_nas.device import resolve
+    from sret_nas.search.lease import lease
+
+    progress(f"waiting until nothing of ours computes on {device}")
+    with lease(resolve(device)).measuring():
+        yield
+
+
+def tell_code(name: str, path: Path) -> None:
+    """Name the code that is about to run."""
+    note(f"code    callable '{name}' runs {path}")
+
+
 def find(run: Path | None, storage: str | None, study: str | None) -> Outcome:
     """The run that is meant: its directory, or ``--storage`` and ``--study``, or the newest.
 
@@ -50,8 +114,18 @@ def find(run: Path | None, storage: str | None, study: str | None) -> Outcome:
     if run is not None:
         if study is not None:
             raise UsageError("given a run directory and --study; allowed: one of the two")
-        return load(run, storage)
-    return load(storage=storage, study=the_study(storage, study))
+        found = load(run, storage)
+    else:
+        found = load(storage=storage, study=the_study(storage, study))
+    tell_foreign(found)
+    return found
+
+
+def tell_foreign(outcome: Outcome) -> None:
+    """Say that trials of others are left out."""
+    if outcome.foreign:
+        some = "1 trial" if outcome.foreign == 1 else f"{outcome.foreign} trials"
+        note(f"note: {some} in the study, not made by sret-nas, left out")
 
 
 def _newest() -> Path:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .engine import Engine, EngineOption, crew_of, room
+from .engine import Engine, EngineOption, crew_of, device_of, room
 from .output import note
-from .where import StorageOption, StudyOption, the_study
+from .where import CodeOption, StorageOption, StudyOption, tell_code, the_study
 
 if TYPE_CHECKING:
     from sret_nas.search import Outcome
@@ -20,9 +20,8 @@ def worker(
     storage: StorageOption = None,
     study: StudyOption = None,
     device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda (all GPUs in turn) or cuda:N; default: as the search."),
-    ] = None,
+        str, typer.Option(help="auto, cpu, cuda (all GPUs in turn) or cuda:N.")
+    ] = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: one a core on a CPU.")
     ] = None,
@@ -30,11 +29,14 @@ def worker(
     data: Annotated[
         Path | None, typer.Option(help="Where the data are here; default: as the search.")
     ] = None,
+    allow_code: CodeOption = False,
 ) -> None:
     """Train candidates for a search whose study is in a shared storage.
 
     Space, budget, proxy and the data's name come from the study. It ends when the study
     has enough candidates and its front is confirmed; Ctrl-C hands its candidate back.
+    Code that the study's space names runs with --allow-code alone, and only if it is the
+    code that the search was begun with.
     """
     name = the_study(storage, study)
     from sret_nas.search import RunDir, join
@@ -45,10 +47,14 @@ def worker(
     run = RunDir(storage=storage, study=name)
     note(f"study   {name} in {run.address}")
     who, crew = me(), crew_of(engine)
+    device = device_of(engine, device)
     if crew is not None and workers is None:
-        workers = room(engine, device or run.config().device)
-    source = None if data is None else str(data)
-    ended = join(run, who, device, workers, source, Lines(who.name), crew=crew)
+        workers = room(engine, device)
+    code = run.config().code if allow_code else None
+    if code:
+        tell_code(*code)
+    source, lines = None if data is None else str(data), Lines(run.config().goals, who.name)
+    ended = join(run, who, device, workers, source, lines, crew=crew, allow_code=allow_code)
     note(_sum(ended.outcome, who.name))
     if ended.ending == "interrupted":
         note("interrupted: what was at work is handed back")

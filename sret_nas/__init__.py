@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from sret_nas import zoo as zoo
-from sret_nas.arch import Architecture, Stage
+from sret_nas.arch import OF_RUNS, Architecture, Stage
 from sret_nas.cost import cost
 from sret_nas.errors import SretNasError
 
 if TYPE_CHECKING:
-    from sret_nas.model import convert_official_state_dict, create_model
+    from sret_nas.model import convert_official_state_dict, create_model, load, save
     from sret_nas.space import SearchSpace
 
 __version__ = version("sret_nas")
@@ -28,6 +28,8 @@ _LAZY = {
     "SearchSpace": "sret_nas.space",
     "create_model": "sret_nas.model",
     "convert_official_state_dict": "sret_nas.model",
+    "load": "sret_nas.model",
+    "save": "sret_nas.model",
 }
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "convert_official_state_dict",
     "cost",
     "create_model",
+    "load",
+    "save",
     "zoo",
 ]
 
@@ -51,6 +55,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(_LAZY))
+
+
+def _trial(run: str, number: int) -> Architecture:
+    found: Architecture = importlib.import_module("sret_nas.search").architecture(run, number)
+    return found
+
+
+OF_RUNS["#"] = _trial
 
 
 @wrapt.when_imported("timm.models")

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -22,7 +23,7 @@ import yaml
 from pydantic import Field, ValidationInfo, model_validator
 
 from sret_nas import files
-from sret_nas.errors import ArchitectureError, Problem
+from sret_nas.errors import ArchitectureError, Problem, UsageError
 
 Order = Literal["adjacent", "cyclic"]
 Share = Literal["all", "attention", "mlp", "none"]
@@ -393,7 +394,10 @@ class Architecture(files.Record):
 
     @classmethod
     def load(cls, source: Architecture | Mapping[str, Any] | str | Path) -> Architecture:
-        """An architecture from a preset's name, a YAML or JSON file, or a mapping.
+        """An architecture from a preset's name, a YAML or JSON file, ``RUN#N`` or a mapping.
+
+        ``RUN#N`` is trial N of a run: its directory, or a study's name in
+        ``$SRET_NAS_STORAGE``.
 
         Example:
             >>> Architecture.load("sret_t").depth
@@ -401,7 +405,15 @@ class Architecture(files.Record):
 
         Raises:
             ArchitectureError: no such preset or file, or what it says is impossible.
+            UsageError: the run has no such trial.
         """
+        if isinstance(source, str) and "#" in source and not os.path.exists(source):  # noqa: PTH110
+            run, _, number = source.rpartition("#")
+            if not (run and number.isdecimal() and number.isascii()):
+                raise UsageError(
+                    f"'{source}': given '{number}' after #; allowed: RUN#N, e.g. runs/demo#7"
+                )
+            return OF_RUNS["#"](run, int(number))
         names = ", ".join(name for name in PRESETS if not name[-3:].isdigit())
         hint = f"presets: {names} (each also with _384 or _512); a file ends in .yaml or .json"
         return files.find(cls, source, PRESETS, hint)
@@ -416,6 +428,9 @@ class Architecture(files.Record):
             **schema,
         }
 
+
+OF_RUNS: dict[str, Callable[[str, int], Architecture]] = {}
+"""Under ``#``, what finds trial N of a run; the package fills it in, since runs stand above."""
 
 PRESETS: dict[str, Architecture] = {}
 """Architectures by name; ``sret_nas.zoo`` fills it with the published ones."""

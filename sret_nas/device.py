@@ -1,4 +1,4 @@
-"""Which device, in words: its name, what it can compute in, and its fingerprint.
+"""Which device, and why; in words: its name, what it can compute in, and its fingerprint.
 
 torch is imported on first use.
 """
@@ -11,10 +11,13 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from sret_nas import gpus
 from sret_nas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+AUTO = "auto"
+"""The first GPU that can be used, else the CPU."""
+NEEDED_BYTES = 2**30
+"""Free memory below which a GPU counts as full: CUDA's own needs and a small batch, estimated."""
 _TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -53,9 +60,19 @@ class Fingerprint:
     def key(self) -> str:
         """Twelve hexadecimal digits: the same device, software and threads.
 
-        Clocks are left out: they change from one second to the next.
+        Clocks are left out: they change from one second to the next. So are a GPU's number,
+        which is no property of it, and what of the processor this process may use.
         """
-        lasting = (self.device, self.name, self.cores, self.threads, self.torch, self.driver)
+        lasting: tuple[object, ...] = (
+            self.device,
+            self.name,
+            self.cores,
+            self.threads,
+            self.torch,
+            self.driver,
+        )
+        if self.device != "cpu":
+            lasting = ("cuda", self.name, self.torch, self.driver)
         return hashlib.sha256(repr(lasting).encode()).hexdigest()[:12]
 
     def __str__(self) -> str:
@@ -69,26 +86,99 @@ class Fingerprint:
         return asdict(self) | {"key": self.key}
 
 
-def resolve(device: str) -> torch.device:
-    """The device of that name.
+@dataclass(frozen=True)
+class Choice:
+    """The device that was chosen, and why.
+
+    Attributes:
+        name: ``cpu``, ``cuda:N``, or ``cuda`` for all GPUs in turn.
+        reason: Why that one; with what to do where a GPU cannot be used.
+        gpu: The model of a GPU.
+    """
+
+    name: str
+    reason: str
+    gpu: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}{f' ({self.gpu})' if self.gpu else ''}, {self.reason}"
+
+
+def choose(device: str = AUTO, *, spread: bool = False, needed_bytes: int = NEEDED_BYTES) -> Choice:
+    """Choose a device that can be used: the first GPU that can, else the CPU.
 
     Args:
-        device: ``cpu``, ``cuda`` (the first GPU) or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda`` (the first GPU) or ``cuda:N``.
+        spread: Whether ``cuda`` means all GPUs in turn.
+        needed_bytes: Free memory that the work needs of a GPU.
+
+    Raises:
+        UsageError: there is no such device here, or it cannot be used; with the next step.
+    """
+    if device == "cpu":
+        return Choice("cpu", "as asked")
+    number, why_none = gpus.seen()
+    if device == AUTO:
+        passed_over = ""
+        for index in range(number):
+            gpu = gpus.look(index)
+            obstacle = gpu.obstacle(gpus.built_for(), needed_bytes)
+            if obstacle is None:
+                first = "the first GPU that can be used" if index else "the first GPU"
+                return Choice(f"cuda:{index}", first + passed_over, gpu.name)
+            passed_over += f"; cuda:{index}: {obstacle[0]} ({obstacle[1]})"
+        return Choice("cpu", "no GPU can be used" + passed_over if number else why_none)
+    names = _names(number)
+    _refuse_unknown(device, names)
+    everywhere = device == "cuda" and spread
+    asked = range(number) if everywhere else [names.index(_plain(device)) - 1]
+    for index in asked:
+        gpu = gpus.look(index)
+        obstacle = gpu.obstacle(gpus.built_for(), needed_bytes)
+        if obstacle is not None:
+            raise UsageError(
+                f"cuda:{index} ({gpu.name}): {obstacle[0]}",
+                f"{obstacle[1]}; or choose another device: {AUTO}, {', '.join(names)}",
+            )
+    if everywhere:
+        which = f"all {number} GPUs in turn" if number > 1 else "the only GPU"
+        return Choice("cuda", f"{which}, as asked", gpu.name)
+    return Choice(_plain(device), "as asked", gpu.name)
+
+
+def _names(number: int) -> list[str]:
+    return ["cpu", *(f"cuda:{i}" for i in range(number))]
+
+
+def _plain(device: str) -> str:
+    return "cuda:0" if device == "cuda" else device
+
+
+def _refuse_unknown(device: str, names: list[str]) -> None:
+    if _plain(device) not in names:
+        raise UsageError(
+            f"no such device here: {device}; allowed: {AUTO}, {', '.join(names)}",
+            None if len(names) > 1 else "sret-nas doctor says what torch sees of this machine",
+        )
+
+
+def resolve(device: str = AUTO) -> torch.device:
+    """The device of that name, whether or not it has room now.
+
+    Args:
+        device: ``auto`` (as ``choose`` chooses), ``cpu``, ``cuda`` (the first GPU) or
+            ``cuda:N``.
 
     Raises:
         UsageError: there is no such device here; with those that are.
     """
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    here = ["cpu", *(f"cuda:{i}" for i in range(gpus))]
-    name = "cuda:0" if device == "cuda" else device
-    if name not in here:
-        raise UsageError(
-            f"no such device here: {device}; allowed: {', '.join(here)}",
-            None if gpus else "sret-nas doctor says what torch sees of this machine",
-        )
-    return torch.device(name)
+    if device == AUTO:
+        return torch.device(choose().name)
+    if device != "cpu":
+        _refuse_unknown(device, _names(gpus.seen()[0]))
+    return torch.device(_plain(device))
 
 
 def torch_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -113,6 +203,36 @@ def torch_dtype(dtype: str, device: torch.device) -> torch.dtype:
         )
     found: torch.dtype = getattr(torch, _TORCH_NAMES[dtype])
     return found
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
+    """Within, fp32 is fp32: products and convolutions on a GPU do not use TF32.
+
+    torch's own default is TF32 for convolutions. What was set before is set again afterwards;
+    it holds for the whole process.
+    """
+    import torch
+
+    cudnn: Any = torch.backends.cudnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [backend.fp32_precision for backend in backends]
+    products: str | None = None
+    # The older switches set the newer ones as well; torch's compiler reads the older.
+    with suppress(RuntimeError):  # torch reads them no more once they contradict the newer ones
+        products = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+    backends[0].fp32_precision = "ieee"
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        cudnn.allow_tf32 = "tf32" in before[1:]
+        for backend, precision in zip(backends, before, strict=True):
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision
 
 
 def has_dtype(dtype: str, device: torch.device) -> bool:

@@ -61,7 +61,8 @@ def _devices() -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding("torch", f"does not load: {error}", "missing", "pip install --upgrade torch")
         return
-    from sret_nas.device import cores, processor
+    from sret_nas import gpus
+    from sret_nas.device import NEEDED_BYTES, cores, processor
 
     yield Finding("cpu", f"{processor()}, {cores()} cores, {torch.get_num_threads()} torch threads")
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -70,12 +71,18 @@ def _devices() -> Iterator[Finding]:
         yield Finding("cpu bf16", "emulated", "note", "training on this CPU stays in fp32")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            device = torch.cuda.get_device_properties(index)
-            capability = f"compute {device.major}.{device.minor}"
-            memory = f"{device.total_memory / 2**30:.0f} GiB"
-            yield Finding(f"cuda:{index}", f"{device.name}, {memory}, {capability}")
+            gpu = gpus.look(index)
+            capability = "compute {}.{}".format(*gpu.capability)
+            memory = f"{gpu.total_bytes / 2**30:.0f} GiB"
+            told = f"{gpu.name}, {memory}, {capability}"
+            obstacle = gpu.obstacle(gpus.built_for(), NEEDED_BYTES)
+            if obstacle is None:
+                yield Finding(f"cuda:{index}", told)
+            else:
+                yield Finding(f"cuda:{index}", f"{told}; {obstacle[0]}", "note", obstacle[1])
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         yield Finding("cuda bf16", "native" if bf16 else "none", "ok" if bf16 else "note")
+        yield Finding("cuda fp32", "TF32 is off in training and in measurements")
     else:
         built = torch.version.cuda
         yield Finding(

@@ -11,6 +11,7 @@ import torch
 
 from sret_nas.arch import Architecture
 from sret_nas.data import DataSet
+from sret_nas.device import resolve
 from sret_nas.proxy import Proxy
 from sret_nas.training import EpochResult, Trainer
 
@@ -32,6 +33,8 @@ class Metrics:
         seconds: Wall time of all epochs.
         images: Training images seen.
         curve: Every epoch.
+        why_eager: Why training ran one operation at a time on a device where whole steps
+            can be recorded; ``None`` where they were, and on other devices.
         test_loss: ``None`` unless confirmed, and where there are no test images.
         test_accuracy: Likewise.
     """
@@ -43,11 +46,12 @@ class Metrics:
     seconds: float
     images: int
     curve: tuple[EpochResult, ...]
+    why_eager: str | None = None
     test_loss: float | None = None
     test_accuracy: float | None = None
 
     @classmethod
-    def of(cls, curve: Sequence[EpochResult]) -> Metrics:
+    def of(cls, curve: Sequence[EpochResult], why_eager: str | None = None) -> Metrics:
         """Sum up a curve of at least one epoch."""
         last = curve[-1]
         return cls(
@@ -58,11 +62,15 @@ class Metrics:
             seconds=sum(result.seconds for result in curve),
             images=sum(result.images for result in curve),
             curve=tuple(curve),
+            why_eager=why_eager,
         )
 
 
 class Evaluator(Protocol):
-    """Tries architectures. Equal architecture and seed: equal metrics, times aside."""
+    """Tries architectures. Equal architecture and seed: equal metrics, times aside.
+
+    On a GPU, up to what its kernels leave open (docs/gpu.md).
+    """
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -96,13 +104,13 @@ class ProxyEvaluator:
     Args:
         proxy: At what scale and for how long.
         data: Loaded with ``**proxy.load_options()``.
-        device: Where.
+        device: Where; default the first GPU that can be used, else the CPU.
     """
 
     def __init__(self, proxy: Proxy, data: DataSet, device: torch.device | None = None) -> None:
         self.proxy = proxy
         self.data = data
-        self.device = device or torch.device("cpu")
+        self.device = device or resolve()
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -132,7 +140,7 @@ class ProxyEvaluator:
             curve.append(result)
             if report is not None and not report(result):
                 break
-        return trainer, Metrics.of(curve)
+        return trainer, Metrics.of(curve, trainer.why_eager)
 
     def images_per_second(self, arch: Architecture) -> float:
         """Measured speed of training in this process, in training images.
@@ -141,7 +149,8 @@ class ProxyEvaluator:
         """
         short = self.data.train.first(self.proxy.batch * (MEASURED_STEPS + 1))
         trainer = self._trainer(arch, 0, replace(self.data, train=short))
-        trainer.train_epoch()
+        while not trainer.settled:
+            trainer.train_epoch()
         start = time.perf_counter()
         _, images = trainer.train_epoch()
         return images / (time.perf_counter() - start)

@@ -8,8 +8,13 @@ value that was given and what is allowed.
 from __future__ import annotations
 
 import difflib
+import errno
+import hashlib
 import json
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -32,6 +37,9 @@ MAX_BYTES = 1_000_000
 MISSING = "required key is missing"
 SECOND = "but found another document"
 """What PyYAML says of a file with several."""
+
+MAX_NAME = 100
+"""Characters of a file's name that somebody else has chosen."""
 
 Lines = dict[tuple[str | int, ...], int]
 
@@ -166,7 +174,12 @@ def parse_yaml(text: str) -> tuple[Any, Lines]:
     Raises:
         ConfigError: not YAML, or a key written twice, with the line.
     """
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(
+            f"not valid YAML: character U+{error.character:04X} is not allowed"
+        ) from error
     try:
         node = loader.get_single_node()
         data = None if node is None else loader.construct_document(node)
@@ -204,19 +217,40 @@ def _walk(
             yield from _walk(value, (*path, i), seen)
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; never waits for one, and never reads more than ``MAX_BYTES``.
+
+    Raises:
+        ConfigError: missing, unreadable, no regular file (a device, a pipe), or too large.
+    """
+    try:
+        # Opened before it is looked at, so that it is the same file; a pipe would block.
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{path}: cannot be read: not a regular file")
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes; not a configuration file")
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or no UTF-8
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        reason = "not a path" if "null" in str(error) else reason
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+    # Line ends as when a file is opened for text.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def read(path: Path) -> tuple[Any, Lines]:
     """The content of a YAML or JSON file and the line of every value.
 
     Raises:
         ConfigError: missing, unreadable, too large, or not what its suffix says.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes; not a configuration file")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+    text = read_text(path)
     try:
         return (parse_json(text), {}) if path.suffix == ".json" else parse_yaml(text)
     except ConfigError as error:
@@ -309,10 +343,38 @@ def _place(path: Path, where: tuple[str | int, ...], lines: Lines) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all (a temporary file, then a rename)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file whole or not at all: a temporary file of its own, then a rename.
+
+    Nobody knows the temporary name beforehand, and what should lie there, a link too, is
+    not opened. What is no file, a device, is never replaced.
+    """
+    if path.exists() and not path.is_file():
+        code = errno.EISDIR if path.is_dir() else errno.EINVAL
+        why = os.strerror(code) if path.is_dir() else "not a regular file"
+        raise OSError(code, why, str(path))
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with temporary.open("x", encoding="utf-8") as file:  # created, or nothing at all
+            try:
+                file.write(text)
+                file.close()
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:  # of the file that was meant
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def safe_name(name: str) -> str:
+    """A name as that of one file in one folder; different names stay different.
+
+    Example:
+        >>> safe_name("smoke-2mmacs")
+        'smoke-2mmacs'
+        >>> safe_name("../up")
+        'up-8c722b'
+    """
+    safe = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.")[:MAX_NAME]
+    if safe and safe == name:
+        return name
+    return f"{safe}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}".lstrip("-")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import Cost, cost
@@ -59,6 +59,7 @@ class Profile:
         measured: One entry a batch size that was measured.
         failures: What could not be measured, and why.
         time_share: Share of the run time by stage; empty where not measured.
+        time_note: Why that was left out, where something was measured.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Profile:
     measured: Sequence[Measured] = ()
     failures: Sequence[SretNasError] = ()
     time_share: Mapping[str, float] = field(default_factory=dict)
+    time_note: str | None = None
 
     def to_dict(self, by_layer: bool = False) -> dict[str, Any]:
         """Plain data for JSON.
@@ -89,6 +91,7 @@ class Profile:
             "weight_bytes": self.cost and self.cost.weight_bytes,
             "peak_bytes": self.cost and self.cost.peak_bytes,
             "by_stage": self.by_stage(),
+            "time_share_note": self.time_note,
         }
         if by_layer:
             data["by_layer"] = [asdict(row) for row in self.cost.by_layer] if self.cost else None
@@ -117,12 +120,12 @@ class Profile:
 
 @dataclass(frozen=True)
 class Measurement:
-    """How to measure; fields as in ``latency.measure``."""
+    """How to measure; fields and defaults as in ``latency.measure``."""
 
     batches: Sequence[int] = (1,)
-    dtype: str = "fp32"
-    device: str = "cpu"
-    mode: str = "eager"
+    dtype: str | None = None
+    device: str = "auto"
+    mode: str | None = None
     threads: int | None = None
     seconds: float = 6.0
 
@@ -180,7 +183,7 @@ def profile(
         name: costs[name].macs if name in costs else _macs(counts[name].get("torch"))
         for name in found
     }
-    measured, failures, shares = _measure(found, macs, measurement, progress)
+    measured, failures, stages = _measure(found, macs, measurement, progress)
     profiles = []
     for name, one in found.items():
         is_arch = isinstance(one, Architecture)
@@ -194,10 +197,15 @@ def profile(
                 counters=counts[name] if counters or not is_arch else {},
                 measured=measured.get(name, []),
                 failures=failures.get(name, []),
-                time_share=shares.get(name, {}),
+                time_share=stages[name][0] if name in stages else {},
+                time_note=stages[name][1] if name in stages else None,
             )
         )
     return profiles
+
+
+Stages: TypeAlias = "tuple[Mapping[str, float], str | None]"
+"""Shares of the time by stage, and why there are none."""
 
 
 def _find(name: str, resolve: Callable[[str], Architecture]) -> Architecture | nn.Module:
@@ -210,7 +218,10 @@ def _find(name: str, resolve: Callable[[str], Architecture]) -> Architecture | n
 
         if not timm.is_model(name):
             raise ArchitectureError(f"{error}; nor is it a timm model", error.hint) from error
-        model: nn.Module = timm.create_model(name, pretrained=False)
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=False)
+        except (RuntimeError, ValueError) as unknown:  # a tag that timm does not know
+            raise ArchitectureError(f"timm model '{name}': {unknown}", error.hint) from unknown
         return model.eval()
 
 
@@ -234,21 +245,22 @@ def _measure(
     macs: Mapping[str, int | None],
     how: Measurement | None,
     progress: Callable[[str], None],
-) -> tuple[dict[str, list[Measured]], dict[str, list[SretNasError]], dict[str, dict[str, float]]]:
+) -> tuple[dict[str, list[Measured]], dict[str, list[SretNasError]], dict[str, Stages]]:
     measured: dict[str, list[Measured]] = {}
     failures: dict[str, list[SretNasError]] = {}
-    shares: dict[str, dict[str, float]] = {}
+    stages: dict[str, Stages] = {}
     if how is None:
-        return measured, failures, shares
-    from sret_nas.breakdown import time_by_stage
+        return measured, failures, stages
+    from sret_nas.device import resolve
     from sret_nas.latency import Latency, measure
     from sret_nas.roofline import roofline
 
+    device = str(resolve(how.device))  # one for everything below
     results = measure(
         found,
         batches=how.batches,
         dtype=how.dtype,
-        device=how.device,
+        device=device,
         mode=how.mode,
         threads=how.threads,
         seconds=how.seconds,
@@ -262,7 +274,7 @@ def _measure(
     for again in (False, True):
         if timed and (not again or any(bound.beaten for bound in bounds.values())):
             progress("measuring what the device can do at best (once)")
-            ceilings = roofline(how.device, how.threads, again)
+            ceilings = roofline(device, how.threads, again)
             bounds = {
                 key: ceilings.bound(count * one.batch, one.least_bytes, one.dtype, one.median_ms)
                 for key, one in timed.items()
@@ -274,8 +286,20 @@ def _measure(
         arch = found[name]
         if isinstance(arch, Architecture):
             progress(f"timing the stages of {name}")
-            first = measured[name][0].latency
-            shares[name] = time_by_stage(
-                arch, first.batch, how.dtype, how.device, threads=how.threads
-            )
-    return measured, failures, shares
+            stages[name] = _by_stage(arch, measured[name][0].latency, how)
+    return measured, failures, stages
+
+
+def _by_stage(arch: Architecture, whole: Latency, how: Measurement) -> Stages:
+    """Shares of the time in the mode that was measured, or why there are none."""
+    if whole.mode == "compile":
+        return {}, "a compiled model is one piece"
+    from sret_nas.breakdown import time_by_stage
+
+    try:
+        found = time_by_stage(
+            arch, whole.batch, whole.dtype, whole.device, threads=how.threads, mode=whole.mode
+        )
+    except (SretNasError, RuntimeError) as error:  # such as too little memory for both
+        return {}, str(error).splitlines()[0]
+    return found.shares, found.note

@@ -22,6 +22,7 @@ from sret_nas.device import (
     DTYPES,
     Fingerprint,
     cache_folder,
+    exact_fp32,
     fingerprint,
     has_dtype,
     resolve,
@@ -123,14 +124,14 @@ class Roofline(files.Record):
         return Bound(macs_ms, bytes_ms, measured_ms)
 
 
-def roofline(device: str = "cpu", threads: int | None = None, again: bool = False) -> Roofline:
+def roofline(device: str = "auto", threads: int | None = None, again: bool = False) -> Roofline:
     """The ceilings of a device: from the cache, else measured (seconds) and kept.
 
     A cache file that cannot be read, or that is of another device, is measured
     again and replaced.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Threads of torch on the CPU; default: as set.
         again: Measure now, and keep the higher of each old and new ceiling: for when
             a model went faster than them, because the machine was busy that time.
@@ -159,8 +160,9 @@ def cache_path(here: Fingerprint) -> Path:
     return cache_folder() / "roofline" / f"{here.key}.json"
 
 
+@exact_fp32()
 def measure(device: torch.device, here: Fingerprint) -> Roofline:
-    """Measure both ceilings: the best of several runs, on random data."""
+    """Measure both ceilings: the best of several runs, on random data, without TF32."""
     side = 8192 if device.type == "cuda" else 1024
     elements = (256 if device.type == "cuda" else 32) * 2**20
     generator = torch.Generator().manual_seed(0)

@@ -42,6 +42,9 @@ _QUANTITY = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 
+PLAIN = {"macs": "MACs", "params": "params", "peak_bytes": "B", "latency_ms": "ms"}
+"""The unit of each metric without a prefix."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -66,6 +69,14 @@ class Budget:
 
     def __str__(self) -> str:
         shown = format_quantity(self.metric, self.limit)
+        return shown if self.batch == 1 else f"{shown}@{self.batch}"
+
+    @property
+    def exact(self) -> str:
+        """The same bound whatever its text was, with every digit; ``parse`` reads it again."""
+        shown = format_quantity(self.metric, self.limit)
+        if "," in shown or _parse(shown).limit != self.limit:
+            shown = f"{self.limit!r} {PLAIN[self.metric]}"
         return shown if self.batch == 1 else f"{shown}@{self.batch}"
 
     @classmethod

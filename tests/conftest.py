@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import json
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -16,15 +20,100 @@ from sret_nas.cli.main import run
 HERE = Path(__file__).parent
 
 
+CUDA_SECONDS = 30.0
+"""Time limit of a GPU test that names none: ``@pytest.mark.cuda(seconds=…)``."""
+GRACE_SECONDS = 60.0
+"""A call into CUDA that has not come back by then ends all tests, with every thread's stack."""
+STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        config.stash[STDERR] = os.dup(2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[STDERR])
+
+
+@pytest.hookimpl(trylast=True)  # what -m leaves out need not be looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("cuda")]
-    if not marked:
-        return
-    import torch
-
-    if not torch.cuda.is_available():
+    reason = no_gpu() if marked else None
+    if reason:
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def no_gpu() -> str | None:
+    """Why no GPU can be used here, or ``None``."""
+    from sret_nas import gpus
+    from sret_nas.device import choose
+    from sret_nas.errors import UsageError
+
+    number, why_none = gpus.seen()
+    if not number:
+        return why_none
+    try:
+        choose("cuda")
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    with within_limit(item):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    with within_limit(item):
+        yield
+
+
+@contextmanager
+def within_limit(item: pytest.Item) -> Iterator[None]:
+    """Fail a test marked ``cuda`` that takes longer than its mark says; others take their time."""
+    mark = item.get_closest_marker("cuda")
+    if mark is None or not hasattr(signal, "setitimer"):
+        yield
+        return
+    seconds = float(mark.kwargs.get("seconds", CUDA_SECONDS))
+
+    def over(*_: object) -> None:
+        # no Exception: the code under test may catch those
+        pytest.fail(f"took longer than its {seconds:g} s: @pytest.mark.cuda(seconds=…)")
+
+    before = signal.signal(signal.SIGALRM, over)
+    faulthandler.dump_traceback_later(
+        seconds + GRACE_SECONDS, exit=True, file=item.config.stash[STDERR]
+    )
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def only_where_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` is the CPU in all tests but those of a GPU, whatever the machine has."""
+    if request.node.get_closest_marker("cuda"):
+        return
+    from sret_nas import gpus
+
+    monkeypatch.setattr(gpus, "seen", lambda: (0, "torch sees no GPU"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for processes that a test starts
+
+
+@pytest.fixture
+def limited() -> Callable[[pytest.Item], AbstractContextManager[None]]:
+    """What a GPU test runs within."""
+    return within_limit
 
 
 @pytest.fixture(scope="session")

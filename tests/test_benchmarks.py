@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
-from sret_nas.proxy import Proxy
+from sret_nas.proxy import PRESETS, Proxy
 from sret_nas.space import SearchSpace
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -76,7 +76,9 @@ def test_how_it_was_made_is_told(table):
     assert made["data"]["fingerprint"]
 
 
-@pytest.mark.parametrize("name", ["table", "search", "fidelity", "proxy_table", "proxies", "scale"])
+@pytest.mark.parametrize(
+    "name", ["table", "search", "fidelity", "proxy_table", "proxies", "scale", "operations"]
+)
 def test_scripts_explain_themselves(name):
     done = subprocess.run(
         [sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True
@@ -189,3 +191,31 @@ def test_the_page_on_scale_says_what_was_measured():
     page = (BENCHMARKS.parent / "docs" / "scale.md").read_text()
     for table in scale("tables").strip().split("\n\n"):
         assert table in page
+
+
+def test_an_epoch_is_compared_with_that_of_another_commit(tmp_path):
+    known = subprocess.run(["git", "rev-parse", "HEAD"], cwd=BENCHMARKS, capture_output=True)
+    if known.returncode:
+        pytest.skip("no git checkout")
+    out = tmp_path / "fast.json"
+    size = ("--rounds", 6, "--images", 64, "--val-images", 10, "--out", out)
+    command = [sys.executable, BENCHMARKS / "fast_proxy.py", "--against", "HEAD", *size]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(out.read_text())
+    (row,) = document["rows"]
+    assert row["low"] <= row["ratio"] <= row["high"] and len(row["ratios"]) == 6
+    assert min(row["ratios"]) > 0 and row["now_images_per_s"] > 0
+    assert document["device"]["device"] == "cpu" and document["commit"]
+    assert "goal 1.3" in done.stdout
+    command[3] = "nothing"
+    refused = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "\nerror: --against nothing" in "\n" + refused.stderr
+
+
+def test_a_training_step_is_few_operations(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    operations = importlib.import_module("operations")
+    counts = operations.count_step(Architecture.load("sret_t"), PRESETS["standard"])
+    assert counts.total() <= 1300, counts

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def test_the_scores_are_printed_and_the_predictor_is_kept(cli: Callable[..., Any
         "nn-Meter, as published on its own devices",
     ]
     assert "99.0%" in lines[-1]
+    assert "device  cpu, torch sees no GPU" in result.err
     assert "29 architectures of 'sret_tiny'" in result.err
     assert "skipped: 0: out of memory" in result.err
     found = predict.load(threads=1)
@@ -98,6 +100,41 @@ def test_json_says_the_same(cli: Callable[..., Any]) -> None:
     assert document["held_out"]["predictor"]["architectures"] == 19
     assert document["skipped"] == ["0: out of memory"]
     assert json.loads(Path(document["path"]).read_text()) == document["predictor"]
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who has the device alone, while somebody has it."""
+    from sret_nas.search.lease import Lease
+
+    now: list[str] = []
+
+    @contextmanager
+    def measuring(self: Lease) -> Iterator[None]:
+        now.append(self.device.stem)
+        yield
+        now.remove(self.device.stem)
+
+    monkeypatch.setattr(Lease, "measuring", measuring)
+    return now
+
+
+@pytest.mark.parametrize("arguments", [ARGUMENTS, ("profile", "sret_t")])
+def test_nothing_of_ours_computes_meanwhile(
+    cli: Callable[..., Any],
+    held: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[object, ...],
+) -> None:
+    seen: list[list[str]] = []
+
+    def measure(*_: Any, **__: Any) -> Any:
+        seen.append(held.copy())
+        raise SretNasError("enough")
+
+    monkeypatch.setattr(latency, "measure", measure)
+    assert cli(*arguments).code == 1
+    assert seen == [["cpu"]]
 
 
 def test_csv_has_a_line_for_every_method(cli: Callable[..., Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,8 +14,9 @@ import torch
 from sret_nas.arch import Architecture, Stage
 from sret_nas.data import DataSet, load_data
 from sret_nas.evaluate import Evaluator, Metrics, ProxyEvaluator, TableEvaluator
+from sret_nas.graphs import Recorder, Step
 from sret_nas.proxy import Proxy
-from sret_nas.training import EpochResult
+from sret_nas.training import EpochResult, Trainer
 
 PROXY = Proxy(image_size=16, stem_stride=4, width=0.5, epochs=4, subset=64, val_images=30, batch=16)
 
@@ -41,6 +44,25 @@ def table_evaluator() -> Evaluator:
         ]
 
     return TableEvaluator((1, 2, 4), curve, test=lambda arch, seed: (0.5, 0.25))
+
+
+class NullRecorder:
+    """Repeats a step by running it."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def observe(self) -> None: ...
+
+    def record(self, step: Step) -> Step:
+        def replay() -> None:
+            self.replays += 1
+            step()
+
+        return replay
 
 
 EVALUATORS = [proxy_evaluator, table_evaluator]
@@ -140,3 +162,25 @@ def test_proxy_evaluator_without_test_images_confirms_on_validation_alone():
 
 def test_measured_speed_is_a_positive_number_of_images():
     assert ProxyEvaluator(PROXY, data()).images_per_second(arch()) > 0
+
+
+def test_why_steps_were_not_recorded_is_kept(monkeypatch: pytest.MonkeyPatch):
+    class Broken(NullRecorder):
+        def record(self, step: Step) -> Step:
+            raise RuntimeError("no capture here")
+
+    def why(recorder: Recorder) -> str | None:
+        made = functools.partial(Trainer, graphs=recorder)
+        monkeypatch.setattr("sret_nas.evaluate.Trainer", made)
+        return ProxyEvaluator(PROXY, data()).evaluate(arch()).why_eager
+
+    assert why(Broken()) == "no capture here"
+    assert why(NullRecorder()) is None
+
+
+def test_speed_is_measured_once_steps_are_recorded(monkeypatch: pytest.MonkeyPatch):
+    recorder, short = NullRecorder(), data()
+    short = replace(short, train=short.train.first(PROXY.batch))  # one step an epoch
+    monkeypatch.setattr("sret_nas.evaluate.Trainer", functools.partial(Trainer, graphs=recorder))
+    assert ProxyEvaluator(PROXY, short).images_per_second(arch()) > 0
+    assert recorder.replays == 2  # the first, and the measured one

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sret_nas import latency, timing
+from sret_nas import latency, preparation, timing
 from sret_nas.arch import Architecture, Stage
 from sret_nas.device import Fingerprint
 from sret_nas.errors import SretNasError, UsageError
@@ -251,11 +251,11 @@ def test_nothing_of_the_caller_is_touched() -> None:
 
 
 def test_the_input_is_the_models_own() -> None:
-    assert latency.input_shape(nn.Linear(1, 1)) == (3, 224, 224)
-    assert latency.input_shape(Tiny()) == (3, 4, 4)
+    assert preparation.input_shape(nn.Linear(1, 1)) == (3, 224, 224)
+    assert preparation.input_shape(Tiny()) == (3, 4, 4)
     from sret_nas.model import create_model
 
-    assert latency.input_shape(create_model(SMALL)) == (3, 32, 32)
+    assert preparation.input_shape(create_model(SMALL)) == (3, 32, 32)
 
 
 def test_more_models_can_be_compiled_than_torch_keeps_for_one_code(
@@ -276,20 +276,30 @@ def test_more_models_can_be_compiled_than_torch_keeps_for_one_code(
     assert len(compiled) == 10
 
 
-@pytest.mark.cuda
+@pytest.mark.cuda(seconds=120)
 @pytest.mark.parametrize("mode", ["eager", "compile", "graph"])
 @pytest.mark.parametrize("l2", ["warm", "flushed"])
 def test_every_mode_on_a_gpu(mode: str, l2: latency.L2) -> None:
-    found = latency.measure({"t": SMALL}, batches=(1, 8), device="cuda", mode=mode, l2=l2)
+    found = latency.measure(
+        {"t": SMALL},
+        batches=(1,) if mode == "compile" else (1, 8),
+        device="cuda",
+        mode=mode,
+        l2=l2,
+        rounds=6,
+        seconds=1,
+    )
     for result in found.values():
-        assert isinstance(result, latency.Latency)
+        assert isinstance(result, latency.Latency), result
+        assert (result.mode, result.l2) == (mode, l2)
         assert math.isfinite(result.median_ms)
         assert result.peak_bytes > result.least_bytes > 0
 
 
 @pytest.mark.cuda
 def test_too_large_a_batch_on_a_gpu() -> None:
-    found = latency.measure({"s": Architecture.load("sret_s")}, batches=(1, 2**20), device="cuda")
+    models = {"s": Architecture.load("sret_s")}
+    found = latency.measure(models, batches=(1, 2**20), device="cuda", rounds=6, seconds=1)
     assert isinstance(found["s", 1], latency.Latency)
     assert "out of memory" in str(found["s", 2**20])
 

@@ -18,6 +18,7 @@ from sret_nas.device import Fingerprint, fingerprint
 from sret_nas.errors import ArchitectureError, ConfigError, SretNasError, UsageError
 
 CPU = Fingerprint("cpu", "X", 2, 1, "2.11")
+GPU = Fingerprint("cuda:0", "X", 16, 8, "2.11", driver="610.1")
 
 
 def draw(rng: random.Random) -> Architecture:
@@ -62,6 +63,21 @@ def law_ms(arch: Architecture) -> float:
     )
 
 
+def kernels_ms(arch: Architecture, batch: int) -> float:
+    """A GPU that pays for every kernel, for what it moves, and double for ragged channels."""
+    found = predict.features(arch, batch, "cuda:0")
+    calls = sum(found[f"{kind} calls"] for kind in ("norm", "linear", "attention", "permuted"))
+    moved = sum(found[f"{kind} elements"] for kind in ("norm", "linear", "attention", "permuted"))
+    return 0.02 + 1e3 * (
+        calls * 3e-6
+        + moved * 2 / 3e12
+        + found["linear macs/M64.N64"] / 3e14
+        + found["linear macs/K ragged"] / 3e14
+        + found["linear depth"] * 4e-9
+        + found["attention macs/S64.D16"] / 1e14
+    )
+
+
 FITTED = some(40, seed=1)
 OTHERS = some(60, seed=2)
 LAW = predict.fit(FITTED, [law_ms(arch) for arch in FITTED], fingerprint=CPU)
@@ -103,6 +119,104 @@ def test_features_of_one_architecture_by_hand() -> None:
     assert found["attention rows"] == 2 * rows
     assert found["attention macs/S32.D16"] == 2 * (3 * 16 * 32 * 32 + 6 * 8 * 32 * 32)
     assert found["permuted elements"] == 2 * rows * 20  # the second loop, there and back
+
+
+def test_kernels_of_one_architecture_by_hand() -> None:
+    arch = Architecture(
+        image_size=32,
+        num_classes=10,
+        stages=(
+            Stage(
+                heads=2,
+                head_dim=20,
+                recursions=2,
+                groups=(1, 2),
+                share="all",
+                mlp_ratio=2.0,
+                nll_ratio=0.0,
+            ),
+        ),
+    )
+    found = predict.features(arch, 3, "cuda:1")
+    assert set(found) == set(predict.kernels.NAMES)
+    rows = 3 * 16  # 4×4 tokens of 40 channels
+    once = [(rows, 40, 120), (rows, 40, 40), (rows, 40, 80), (rows, 80, 40)]
+    shapes = once * 2 + [(3, 40, 10)]
+    assert found["model"] == 1
+    assert found["linear calls"] == len(shapes)
+    assert found["linear weights"] == sum(k * n for _, k, n in [*once, shapes[-1]])
+    assert found["linear weights read"] == sum(k * n for _, k, n in shapes)
+    assert found["linear elements"] == sum(m * (k + n) for m, k, n in shapes)
+    assert found["linear depth"] == sum(k for _, k, _ in shapes)
+    # rows to 64; 120, 40, 80, 40 and 10 outputs to 128, 64, 128, 64 and 64
+    assert found["linear macs/M64.N64"] == 64 * (
+        2 * (40 * 128 + 40 * 64 + 40 * 128 + 80 * 64) + 40 * 64
+    )
+    assert found["linear macs/M128.N128"] == 128 * 128 * found["linear depth"]
+    assert found["linear macs/K ragged"] == 0
+    assert found["linear macs/N ragged"] == 3 * 40 * 10  # ten classes
+    assert found["norm calls"] == 2 * 2 + 1
+    assert found["norm elements"] == 4 * rows * 40 + 3 * 40
+    assert found["attention calls"] == found["attention calls/ragged"] == 2  # 20 per head
+    assert found["attention elements"] == found["attention elements/ragged"] == 2 * 4 * rows * 40
+    assert found["attention tiles"] == 3 * 2 + 3 * 2 * 2
+    assert found["attention depth"] == 64 + 64
+    assert found["attention macs/S64.D16"] == 2 * (6 + 12) * 64 * 64 * 32
+    assert found["permuted calls"] == 2  # there and back
+    assert found["permuted elements"] == 4 * rows * 40
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_a_gpu_goes_by_its_kernels(batch: int) -> None:
+    times = [kernels_ms(arch, batch) for arch in FITTED]
+    found = predict.fit(FITTED, times, fingerprint=GPU, batch=batch, mode="graph", dtype="bf16")
+    measured = [kernels_ms(arch, batch) for arch in OTHERS]
+    assert predict.score([found.predict(a).ms for a in OTHERS], measured).within_5 > 0.95
+    line = predict.macs_line(FITTED, times)
+    assert predict.score([line(a) for a in OTHERS], measured).within_10 < 0.9
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fingerprint of a GPU, without one."""
+    from sret_nas import modes
+    from sret_nas.predict import predictor
+
+    monkeypatch.setattr(predictor, "resolve", torch.device)
+    monkeypatch.setattr(
+        predictor, "fingerprint", lambda where, _: GPU if where.type == "cuda" else CPU
+    )
+    monkeypatch.setattr(modes, "has_dtype", lambda *_: True)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_calibration_goes_by_device_mode_dtype_and_batch() -> None:
+    kept = {}
+    for mode, dtype, batch in (
+        ("graph", "bf16", 1),
+        ("graph", "bf16", 64),
+        ("graph", "fp16", 1),
+        ("eager", "bf16", 1),
+        ("compile", "fp32", 1),
+    ):
+        times = [kernels_ms(arch, batch) for arch in FITTED]
+        made = predict.fit(
+            FITTED, times, fingerprint=GPU, batch=batch, mode=mode, dtype=dtype, space=mode
+        )
+        made.save()
+        kept[mode, dtype, batch] = made
+    for (mode, dtype, batch), made in kept.items():
+        assert predict.load("cuda:0", batch, dtype, mode) == made
+        assert predict.load("cuda:1", batch, dtype, mode) == made  # another of its like
+    assert predict.load("cuda:0") == kept["graph", "bf16", 1]
+    assert predict.load("cuda:0", 64) == kept["graph", "bf16", 64]
+    with pytest.raises(UsageError, match=r"cuda:0, batch 8, bf16, graph$"):
+        predict.load("cuda:0", 8)
+    with pytest.raises(ConfigError, match="features of another version"):
+        of_a_cpu = dict.fromkeys(predict.operators.NAMES, 0.0)
+        old = kept["graph", "bf16", 1].model_copy(update={"ms_per_unit": of_a_cpu})
+        old.save()
+        predict.load("cuda:0")
 
 
 @pytest.mark.parametrize("arch", some(10, seed=3), ids=lambda arch: arch.id)
@@ -343,3 +457,21 @@ def test_calibration_where_too_few_can_be_measured(
 def test_calibration_on_a_device_that_is_not_here() -> None:
     with pytest.raises(UsageError, match="no such device here: cuda:97"):
         predict.calibrate(FITTED, device="cuda:97")
+
+
+@pytest.mark.cuda(seconds=90)
+@pytest.mark.parametrize("batch", [1, 64])
+def test_graphs_on_a_gpu_are_predicted(batch: int) -> None:
+    """Fewer than the 40 that `calibrate` holds out, to take seconds."""
+    from sret_nas.space import SearchSpace
+
+    archs = SearchSpace.load("sret").sample(34, seed=0)
+    found = predict.calibrate(archs[:24], archs[24:], batch=batch, device="cuda", seconds=12)
+    assert found.skipped == ()
+    assert (found.predictor.mode, found.predictor.dtype) == ("graph", "bf16")
+    held_out = found.held_out
+    assert held_out is not None
+    assert held_out.predictor.within_10 >= 0.8
+    assert held_out.predictor.median_error < held_out.macs_line.median_error
+    found.predictor.save()
+    assert predict.load("cuda", batch) == found.predictor

@@ -208,3 +208,20 @@ def test_another_encoding_gets_other_signs_not_an_error() -> None:
         environment = os.environ | {"PYTHONIOENCODING": encoding}
         done = subprocess.run(line, env=environment, capture_output=True, check=True)
         assert b"| stage 3" in done.stdout and b"` head" in done.stdout
+
+
+@pytest.mark.parametrize("width", [80, 50, 40])
+def test_a_long_name_is_not_broken(
+    width: int,
+    cli: Cli,
+    terminal: Callable[[int], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a trial, ``RUN#5``, or of a file: what is copied from the screen works."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("runs-of-sret-4g-macs-3684a7.yaml")
+    zoo.PRESETS["sret_t"].save(path)
+    terminal(width)
+    out = plain(cli("profile", path, "sret_t", "--no-latency").out)
+    assert str(path) in out

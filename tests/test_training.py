@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sret_nas.arch import Architecture, Stage
 from sret_nas.data import DataSet, Resident, load_data
 from sret_nas.errors import TrainingError
-from sret_nas.proxy import Recipe
+from sret_nas.proxy import PRESETS, Recipe
 from sret_nas.training import (
     DivergedError,
     EpochResult,
     NotFiniteError,
     OutOfMemoryError,
     Trainer,
+    schedule,
 )
 
 RECIPE = Recipe(epochs=3, batch=16, lr=2e-3, pad=1)
@@ -113,7 +116,7 @@ def test_global_generators_are_left_alone(data: DataSet):
 def test_left_alone_after_an_error_too(data: DataSet, monkeypatch: pytest.MonkeyPatch):
     trainer = Trainer(arch(), data, RECIPE)
     before = torch.get_rng_state()
-    monkeypatch.setattr(trainer, "_train_step", lambda *_: 1 / 0)
+    monkeypatch.setattr(trainer, "_gradients", lambda: torch.rand(1) / (1 // 0))
     with pytest.raises(ZeroDivisionError):
         trainer.train_epoch()
     assert torch.equal(before, torch.get_rng_state())
@@ -131,10 +134,14 @@ def test_weight_decay_spares_vectors_and_what_the_model_names(data: DataSet):
 
 
 def test_learning_rate_warms_up_and_falls_as_a_cosine(data: DataSet):
-    trainer = Trainer(arch(), data, Recipe(epochs=4, batch=16, warmup=0.1, final_lr=0.01))
-    rates = []
-    for trainer.step in range(41):
-        rates.append(trainer._rate())
+    recipe = Recipe(epochs=4, batch=16, lr=0.5, warmup=0.1, final_lr=0.01)
+    rates = [schedule(recipe, step, 40) for step in range(41)]
+    trainer = Trainer(arch(), data, recipe)
+    for epoch in range(4):
+        trainer.train_epoch()
+        expected = torch.tensor(rates[10 * epoch : 10 * epoch + 10]) / 2
+        torch.testing.assert_close(trainer.rates_T, expected)
+        assert all(group["lr"] == trainer.rates_T[-1] for group in trainer.optimizer.param_groups)
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[22] == pytest.approx(0.505) and rates[40] == pytest.approx(0.01)
     assert rates[4:] == sorted(rates[4:], reverse=True)
@@ -209,16 +216,16 @@ def test_out_of_memory_goes_on_in_parts_with_the_same_batch(data: DataSet, error
         trainer.bf16 = False
         trainer.model.eval()
         small = Small(trainer, memory, error)
-        images, labels = next(data.train.batches(16, torch.device("cpu")))
-        loss = trainer._train_step(images, labels)
-        return trainer, small, loss
+        next(trainer._batches())
+        trainer._train_step_as_memory_allows()
+        return trainer, small, trainer.loss
 
     whole, _, expected = run(16)
     parts, small, loss = run(5)
     assert small.sizes == [16, 8, 4, 4, 4, 4] and parts.parts == 4
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-4, atol=1e-5)
-    assert parts.step == whole.step == 1
+    assert parts.at.item() == whole.at.item() == 1
 
 
 def test_out_of_memory_in_the_end_has_its_reason(data: DataSet):
@@ -227,6 +234,23 @@ def test_out_of_memory_in_the_end_has_its_reason(data: DataSet):
     with pytest.raises(OutOfMemoryError, match="with one image at a time") as caught:
         next(trainer.epochs())
     assert caught.value.reason == "out of memory" and small.sizes == [16, 8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("error", LACK_OF_MEMORY)
+def test_out_of_memory_where_nothing_can_be_smaller_has_its_reason(
+    data: DataSet, error: Exception, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any) -> None:
+        raise error
+
+    trainer = Trainer(arch(), data, RECIPE)
+    monkeypatch.setattr(trainer.optimizer, "step", full)
+    with pytest.raises(OutOfMemoryError, match="epoch 1, in the optimiser: out of memory on cpu"):
+        next(trainer.epochs())
+    monkeypatch.setattr(Resident, "to", full)
+    with pytest.raises(OutOfMemoryError, match="the network and its data: out of memory") as caught:
+        Trainer(arch(), data, RECIPE)
+    assert caught.value.reason == "out of memory"
 
 
 def test_validation_out_of_memory_takes_smaller_batches(data: DataSet):
@@ -255,6 +279,37 @@ def test_validation_is_plain_cross_entropy(data: DataSet):
     expected = torch.nn.functional.cross_entropy(logits, data.val.labels)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert accuracy == (logits.argmax(1) == data.val.labels).double().mean().item()
+
+
+class OneLayer(nn.Module):
+    """Dispatches three operations: a product with a bias; backward, a product and a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(16 * 16, 10))
+        self.bias = nn.Parameter(torch.zeros(10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.flatten(1), self.weight)
+
+    def no_weight_decay(self) -> set[str]:
+        return set()
+
+
+def test_a_step_is_few_operations_beside_the_network(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    count = importlib.import_module("operations").Operations()
+    monkeypatch.setattr("sret_nas.training.trainer.create_model", lambda *_, **__: OneLayer())
+    trainer = Trainer(arch(), data, PRESETS["standard"], device=torch.device("cpu"))
+    trainer.bf16 = False
+    trainer.train_epoch()
+    trainer.at.zero_()
+    with count:
+        trainer._train_step()
+    assert count.counts["aten.addmm"] == count.counts["aten.mm"] == 1
+    assert 20 < count.counts.total() - 3 <= 35, count.counts
 
 
 @pytest.mark.cuda

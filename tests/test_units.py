@@ -148,3 +148,22 @@ def test_quantities_for_people() -> None:
     assert format_count(999.4) == "999" and format_count(0) == "0"
     assert format_count(10**16) == "10,000T"
     assert str(Budget.parse("2ms@32")) == "2 ms@32"
+
+
+@given(
+    metric=st.sampled_from([*UNIT_OF, "latency_ms"]),
+    number=st.floats(1e-3, 1e15),
+    batch=st.integers(1, 1000),
+)
+def test_exact_is_the_same_bound(metric: str, number: float, batch: int) -> None:
+    latency = metric == "latency_ms"
+    limit = number if latency else int(number) + 1
+    budget = Budget(metric, limit, batch if latency else 1)
+    again = Budget.parse(budget.exact)
+    assert (again.key, again.limit) == (budget.key, limit)
+
+
+def test_exact_is_short_where_it_can_be() -> None:
+    assert Budget.parse("4GFLOPs").exact == "4G MACs"
+    assert Budget.parse("1000ms@2").exact == "1000.0 ms@2"
+    assert Budget.parse("1234567 params").exact == "1234567 params"

@@ -188,9 +188,9 @@ class Cost:
         """Peak memory of inference in bytes: batch 1, fp32, weights included."""
         return self._sum(peak_bytes)
 
-    def inference_bytes(self, batch: int = 1, dtype_bytes: int = 4) -> int:
+    def inference_bytes(self, batch: int = 1, dtype_bytes: int = 4, align: int = 1) -> int:
         """Peak memory of inference in bytes; see ``memory.peak_bytes``."""
-        return int(peak_bytes(self.shape, batch, dtype_bytes))
+        return int(peak_bytes(self.shape, batch, dtype_bytes, align))
 
     def training_bytes(
         self,
@@ -198,9 +198,12 @@ class Cost:
         checkpointing: bool = False,
         dtype_bytes: int = 4,
         optimizer_states: int = 2,
+        align: int = 1,
     ) -> int:
         """Peak memory of a training step in bytes; see ``memory.training_bytes``."""
-        return int(training_bytes(self.shape, batch, checkpointing, dtype_bytes, optimizer_states))
+        return int(
+            training_bytes(self.shape, batch, checkpointing, dtype_bytes, optimizer_states, align)
+        )
 
     @property
     def depth(self) -> int:

@@ -2,8 +2,8 @@
 
 A peak is the largest of a list of moments; a moment is the sum of the tensors
 that live then, read from the model's code and from what autograd saves: see the
-comments. The path is the fused one (``scaled_dot_product_attention``), whose
-attention matrix never exists as a whole.
+comments. Attention is ``scaled_dot_product_attention``, whose attention matrix never
+exists as a whole; training goes the path of ``model/fused.py``, which folds weights.
 
 Left out, all small: buffers (BatchNorm statistics, permutations), statistics of
 normalisation and attention, workspaces of libraries other than a convolution's
@@ -18,6 +18,11 @@ from collections.abc import Iterator
 from sret_nas.cost.formulas import Affine, layers, params
 from sret_nas.cost.shapes import Number, Shape, StageShape, largest
 
+AT_ONCE = 12
+"""As in ``model/fused.py``, which needs torch: applications whose activations go together."""
+FOLDED_AT_ONCE = 36
+"""As there: units whose weights are folded and unfolded together."""
+
 
 def weight_bytes(shape: Shape, dtype_bytes: int = 4) -> Number:
     """Bytes of the parameters.
@@ -29,13 +34,14 @@ def weight_bytes(shape: Shape, dtype_bytes: int = 4) -> Number:
     return params(shape) * dtype_bytes
 
 
-def peak_bytes(shape: Shape, batch: int = 1, dtype_bytes: int = 4) -> Number:
+def peak_bytes(shape: Shape, batch: int = 1, dtype_bytes: int = 4, align: int = 1) -> Number:
     """Peak memory of inference in bytes: weights, input and what lives beside them.
 
     Args:
         shape: One architecture or a table.
         batch: Images at once.
         dtype_bytes: Bytes of one number.
+        align: Channels per head are filled up to a multiple of this many.
     """
     shape = shape.wide()
     moments = list(_stem_forward(shape))
@@ -47,6 +53,8 @@ def peak_bytes(shape: Shape, batch: int = 1, dtype_bytes: int = 4) -> Number:
         # The end of attention holds qkv and its result, which Python still names, the projection
         # and, with a coefficient, the scaled branch; then comes the sum.
         moments.append(held + (6 + shape.residual_scale) * grid)
+        # In the kernel: the norm and qkv, and where heads are filled up, four copies of them.
+        moments.append(held + 4 * grid + stage.tokens * 4 * _filled(stage, align))
         for hidden in (stage.mlp_hidden, stage.nll_hidden):
             wide = stage.tokens * hidden
             # Now beside the unit's own input: first layer, GELU, or the residual sum.
@@ -63,6 +71,7 @@ def training_bytes(
     checkpointing: bool = False,
     dtype_bytes: int = 4,
     optimizer_states: int = 2,
+    align: int = 1,
 ) -> Number:
     """Peak memory of a training step in bytes, its weights and its input included.
 
@@ -75,6 +84,7 @@ def training_bytes(
         checkpointing: Recompute every block application in the backward pass.
         dtype_bytes: Bytes of one number, weights and optimiser included.
         optimizer_states: Numbers that the optimiser holds per parameter; AdamW 2.
+        align: Channels per head are filled up to a multiple of this many.
     """
     shape = shape.wide()
     scaled = shape.residual_scale
@@ -85,22 +95,30 @@ def training_bytes(
     # The optimiser's step: every gradient and no activation. Before it, the stem's backward pass.
     moments = [gradients, *(gradients + batch * live for live in _stem_backward(outputs))]
     gradients = gradients - parts[0]
-    for stage, weights in zip(shape.stages, parts[1:-1], strict=True):
+    folded: Number = 0
+    by_stage = zip(shape.stages, parts[1:-1], _matrices_by_stage(shape), strict=True)
+    for stage, weights, (first, second) in by_stage:
         grid = stage.tokens * stage.dim
         gradients = gradients - weights
-        now = _application_backward(stage, scaled)
-        # A permutation back before the output projection is one more tensor that autograd keeps.
-        if checkpointing:
-            kept, others = grid, (stage.depth - 1) * grid
-            now = now + (stage.permuted > 0) * grid
-        else:
-            kept = _application_saved(stage, scaled)
-            others = (stage.depth - 1) * kept + stage.permuted * grid
-        # The backward pass enters the stage: all applications are there, none of its gradients.
-        moments.append(gradients + batch * (saved + others + now))
-        # It leaves the stage: one application is left, and all gradients are there.
-        moments.append(gradients + weights + batch * (saved + now))
-        saved = saved + others + kept + grid  # and the stage's output, for the down-sampling
+        now = _application_backward(stage)
+        application = _application_saved(stage, align)
+        one = application
+        if checkpointing:  # an application's input is kept, the rest computed again
+            one, now = grid, now + application - grid
+        matrices = first + second
+        # The backward pass enters the stage: all applications are there. It leaves the stage: the
+        # first ones still are, and all gradients of the folded matrices.
+        left = stage.depth - largest(stage.depth - AT_ONCE, 0)
+        moments.append(gradients + folded + matrices + batch * (saved + stage.depth * one + now))
+        moments.append(gradients + folded + 2 * matrices + batch * (saved + left * one + now))
+        # They are unfolded: three products with the first matrices, which are put together, and
+        # two with the second ones; of so many units at a time.
+        units = stage.attention_units + stage.mlp_units + (stage.nll_hidden > 0) * stage.depth
+        unfolding = (5 * first + 2 * scaled * second) * FOLDED_AT_ONCE
+        unfolding = unfolding // largest(units, FOLDED_AT_ONCE)
+        moments.append(gradients + folded + matrices + unfolding + batch * (saved + 2 * grid))
+        folded = folded + matrices
+        saved = saved + stage.depth * one + grid  # and the stage's output, for the down-sampling
     always = (1 + optimizer_states) * params(shape) + batch * _image(shape)
     return dtype_bytes * (always + largest(*moments))
 
@@ -147,36 +165,49 @@ def _stem_backward(outputs: list[Number]) -> Iterator[Number]:
         before = after
 
 
-def _unit_saved(tokens: Number, dim: Number, hidden: Number, scaled: Number) -> Number:
-    """What autograd keeps of an MLP or NLL: input, its norm, both sides of GELU.
+def _matrices_by_stage(shape: Shape) -> list[tuple[Number, Number]]:
+    """Numbers in the first and the second matrices of the units of every stage."""
+    found: dict[str, list[Number]] = {}
+    for layer in layers(shape):
+        if isinstance(layer, Affine) and layer.name != "down-sampling":
+            which = layer.name.endswith((".proj", ".fc2"))
+            found.setdefault(layer.stage, [0, 0])[which] += layer.params
+    return [(first, second) for name, (first, second) in found.items() if "stage" in name]
 
-    With residual coefficients also the result, for the gradient of its coefficient.
+
+def _application_saved(stage: StageShape, align: int) -> Number:
+    """What the fused path keeps of one application, in elements of one image.
+
+    Attention: input, its norm, queries, keys, values, their result. MLP and NLL: input, its
+    norm, both sides of GELU.
     """
-    return (hidden > 0) * tokens * ((2 + scaled) * dim + 2 * hidden)
+    filled = _filled(stage, align)
+    hidden = sum(2 * (wide > 0) * stage.dim + 2 * wide for wide in _hidden(stage))
+    return stage.tokens * (6 * stage.dim + 4 * filled + hidden)
 
 
-def _attention_saved(stage: StageShape, scaled: Number) -> Number:
-    """Input, its norm, queries, keys, values, their result; with coefficients the output."""
-    return stage.tokens * stage.dim * (6 + scaled)
+def _filled(stage: StageShape, align: int) -> Number:
+    """Channels of all heads, filled up; 0 where nothing has to be."""
+    if align == 1:
+        return 0
+    head_dim = stage.dim // largest(stage.heads, 1)
+    missing = (align - head_dim % align) % align
+    return stage.heads * (head_dim + missing) * (missing > 0)
 
 
-def _application_saved(stage: StageShape, scaled: Number) -> Number:
-    """What autograd keeps of one application, in elements of one image."""
-    return _attention_saved(stage, scaled) + sum(
-        _unit_saved(stage.tokens, stage.dim, hidden, scaled)
-        for hidden in (stage.mlp_hidden, stage.nll_hidden)
-    )
+def _hidden(stage: StageShape) -> tuple[Number, Number]:
+    return stage.mlp_hidden, stage.nll_hidden
 
 
-def _application_backward(stage: StageShape, scaled: Number) -> Number:
-    """The most that lives in the backward pass of one application, in elements of one image."""
-    n, d = stage.tokens, stage.dim
-    held = _attention_saved(stage, scaled)
-    moments = []
-    for hidden in (stage.mlp_hidden, stage.nll_hidden):
-        held = held + _unit_saved(n, d, hidden, scaled)
-        # The residual sum: the gradient, and with coefficients three products of its size. Or the
-        # second layer: the gradient of the hidden channels beside the two of the sum, of which
-        # one takes the place of the unit's result.
-        moments.append(held + n * largest((1 + 3 * scaled) * d, d + hidden))
-    return largest(*moments)
+def _application_backward(stage: StageShape) -> Number:
+    """The most that lives beside what was kept in the backward pass of one application.
+
+    In elements of one image. Always the gradient of the result, and that of the branch
+    behind its drop-path mask.
+    """
+    d = stage.dim
+    moments = [9 * d]  # attention: gradients of its result and, one by one and stacked, of qkv
+    for wide in _hidden(stage):
+        # GELU: the gradients of both sides. LayerNorm: those of its result and of its input.
+        moments += [2 * d + 2 * wide, 4 * d + wide]
+    return stage.tokens * largest(*moments)

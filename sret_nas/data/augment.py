@@ -44,50 +44,70 @@ class Augment:
         """uint8 to float of mean 0 and deviation 1."""
         return torch.addcmul(self.shift_C11, images_BCSS.float(), self.scale_C11)
 
-    def __call__(self, images_BCSS: Tensor, generator: torch.Generator) -> Tensor:
-        """Mirror and crop each image on its own, then normalise.
+    def draw(self, shape: tuple[int, ...], side: int, generator: torch.Generator) -> Tensor:
+        """What happens to each image, drawn beforehand for as many as there are.
+
+        Args:
+            shape: Of the images, ``(T, B)`` for an epoch of T steps.
+            side: S.
+            generator: On the CPU, so that every device does the same.
+
+        Returns:
+            int64 (T, 3, B): first row, first column, and 1 or −1 for the way from there.
+        """
+        start_2TB = torch.randint(2 * self.pad + 1, (2, *shape), generator=generator)
+        mirrored_TB = (torch.rand(shape, generator=generator) < 0.5) & self.flip
+        way_TB = 1 - 2 * mirrored_TB.long()
+        return torch.stack([start_2TB[0], start_2TB[1] + mirrored_TB * (side - 1), way_TB], dim=-2)
+
+    def __call__(
+        self, images_BCSS: Tensor, row_B: Tensor, column_B: Tensor, way_B: Tensor
+    ) -> Tensor:
+        """Mirror and crop each image on its own, then normalise; no random numbers in here.
 
         Args:
             images_BCSS: uint8.
-            generator: On the images' device.
+            row_B: First row, as of ``draw``, on the images' device.
+            column_B: First column.
+            way_B: 1, or −1 for a mirrored image.
         """
         B, _, S, _ = images_BCSS.shape
-        device = images_BCSS.device
         if not self.flip and not self.pad:
             return self.normalise(images_BCSS)
-        rows_BS = columns_BS = torch.arange(S, device=device).expand(B, S)
-        if self.flip:
-            mirrored_B1 = torch.rand(B, 1, generator=generator, device=device) < 0.5
-            columns_BS = torch.where(mirrored_B1, columns_BS.flip(1), columns_BS)
+        along_S = torch.arange(max(S, B), device=images_BCSS.device)
+        rows_BS1 = row_B[:, None, None] + along_S[:S, None]
+        columns_B1S = torch.addcmul(column_B[:, None], way_B[:, None], along_S[:S])[:, None]
         if self.pad:
             images_BCSS = F.pad(images_BCSS, (self.pad,) * 4)
-            offsets_2B1 = torch.randint(
-                2 * self.pad + 1, (2, B, 1), generator=generator, device=device
-            )
-            rows_BS, columns_BS = rows_BS + offsets_2B1[0], columns_BS + offsets_2B1[1]
-        batch_B11 = torch.arange(B, device=device)[:, None, None]
-        picked_BSSC = images_BCSS[batch_B11, :, rows_BS[:, :, None], columns_BS[:, None, :]]
+        picked_BSSC = images_BCSS[along_S[:B, None, None], :, rows_BS1, columns_B1S]
         return self.normalise(picked_BSSC.permute(0, 3, 1, 2))
 
-    def mix(
-        self, images_BCSS: Tensor, targets_BK: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def shares(self, count: int, generator: torch.Generator) -> list[float]:
+        """Shares of mixup, one a batch.
+
+        Args:
+            count: Batches.
+            generator: On the CPU.
+        """
+        return [_beta(self.mixup, generator) if self.mixup else 1.0 for _ in range(count)]
+
+    def mix(self, images_BCSS: Tensor, targets_BK: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         """Blend the batch with its reverse; images and targets alike.
 
         Args:
             images_BCSS: Normalised images.
             targets_BK: Class probabilities.
-            generator: On the CPU.
+            share: Of the batch in the blend, as of ``shares``; ().
         """
-        # Beta(a, a) by Jöhnk's method on explicit randomness: torch.distributions takes none.
-        while True:
-            x, y = (
-                torch.rand(2, generator=generator, dtype=torch.float64) ** (1 / self.mixup)
-            ).tolist()
-            if 0 < x + y <= 1:
-                break
-        share = x / (x + y)
         return (
-            images_BCSS * share + images_BCSS.flip(0) * (1 - share),
-            targets_BK * share + targets_BK.flip(0) * (1 - share),
+            torch.lerp(images_BCSS.flip(0), images_BCSS, share),
+            torch.lerp(targets_BK.flip(0), targets_BK, share),
         )
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    """Beta(a, a) by Jöhnk's method on explicit randomness: torch.distributions takes none."""
+    while True:
+        x, y = (torch.rand(2, generator=generator, dtype=torch.float64) ** (1 / alpha)).tolist()
+        if 0 < x + y <= 1:
+            return float(x / (x + y))

@@ -6,10 +6,12 @@ opened by ``DataSet.test`` alone, which confirmation calls once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 
 from sret_nas.data import embedded, folder, timm_sets, torchvision_sets
+from sret_nas.data.digests import Tell
 from sret_nas.data.errors import DataError
 from sret_nas.data.items import Indices, Items
 from sret_nas.data.source import Source
@@ -28,6 +31,8 @@ RESIDENT_BYTES = 2 << 30
 """Splits larger than this together are streamed from where they lie."""
 MOST_UNREADABLE = 0.05
 """Share of images that may be unreadable before the data are refused."""
+MOST_NAMED = 100
+"""Classes that a run writes down by name."""
 STATISTICS_IMAGES = 2_000
 """Images of which mean and deviation of a streamed set are taken."""
 
@@ -46,7 +51,7 @@ class DataSet:
         mean: Of the training images per channel, in 0 to 1.
         std: Likewise.
         mirror: Whether a mirrored image keeps its class.
-        fingerprint: Hash of the images and of how they are split.
+        fingerprint: Hash of the images and of how they are split, wherever they lie.
         notes: What a user should know: skipped files, mixed channels, no test set.
     """
 
@@ -62,6 +67,8 @@ class DataSet:
     fingerprint: str
     notes: tuple[str, ...]
     open_test: Callable[[], Items] | None
+    former_fingerprint: Callable[[], str] = lambda: ""
+    """The fingerprint of versions before 0.2, which their runs have written down."""
 
     @property
     def num_classes(self) -> int:
@@ -88,6 +95,19 @@ class DataSet:
         _readable(split)
         return split
 
+    def known_as(self, recorded: str) -> str:
+        """The fingerprint for a run that may have written down that of a version before 0.2.
+
+        Args:
+            recorded: What the run has.
+
+        Returns:
+            ``recorded`` where it is of these data by either rule, else ``fingerprint``.
+        """
+        if recorded != self.fingerprint and recorded == self.former_fingerprint():
+            return recorded
+        return self.fingerprint
+
     def describe(self) -> dict[str, Any]:
         """What a run writes down about its data."""
         return {
@@ -96,8 +116,10 @@ class DataSet:
             "image_size": self.image_size,
             "in_chans": self.in_chans,
             "num_classes": self.num_classes,
+            "classes": list(self.classes[:MOST_NAMED]),
             "train": len(self.train),
             "val": len(self.val),
+            "notes": list(self.notes),
         }
 
 
@@ -110,6 +132,7 @@ def load_data(
     val_images: int | None = None,
     seed: int = 0,
     root: Path | None = None,
+    tell: Tell = lambda _: None,
 ) -> DataSet:
     """Load, split and resize data.
 
@@ -117,11 +140,13 @@ def load_data(
         source: ``demo`` (built in), a name of torchvision's such as ``cifar10``, a
             folder of images by class, a tar file, or ``hfds/…``, ``wds/…``, ``tfds/…``.
         image_size: Side in px; the middle square of every image is resized to it.
-        subset: Most training images, class shares kept; ``None`` for all.
+        subset: Most training images, class shares kept; ``None`` for all. Never fewer
+            than one a class.
         val_fraction: Share of the training images that is cut off for validation.
         val_images: Most validation images; what is cut off beyond it is left out.
         seed: Of the cut and of the subset.
         root: Where downloads are kept; default ``$SRET_NAS_DATA``, else the user's cache.
+        tell: Told of the progress.
 
     Example:
         >>> data = load_data(image_size=32, subset=100)
@@ -134,16 +159,15 @@ def load_data(
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction: given {val_fraction}; allowed: between 0 and 1")
-    found = find(str(source), image_size, root)
+    found = find(str(source), image_size, root, tell)
     train, val = found.train, found.val
     classes = len(found.classes)
     if len(np.unique(train.labels)) < 2:
         raise DataError(f"{found.name}: fewer than 2 classes have images; allowed: at least 2")
+    grown: list[str] = []
     if subset is not None and subset < classes:
-        raise DataError(
-            f"{found.name}: a subset of {subset} images for {classes} classes; "
-            "allowed: at least one image a class"
-        )
+        grown = [f"{classes:,} training images, one a class, rather than a subset of {subset:,}"]
+        subset = classes
     chosen = np.arange(len(train))
     if val is None:
         cut = stratified(train.labels, max(classes, round(val_fraction * len(train))), seed)
@@ -174,13 +198,18 @@ def load_data(
         mean=mean,
         std=std,
         mirror=found.mirror,
-        fingerprint=_fingerprint(found, chosen, val_chosen),
-        notes=(*found.notes, *_remarks(found, splits)),
+        fingerprint=_fingerprint(methodcaller("fingerprint"), found, chosen, val_chosen),
+        notes=(*found.notes, *grown, *_remarks(found, splits)),
         open_test=found.test,
+        former_fingerprint=functools.partial(
+            _fingerprint, methodcaller("former_fingerprint"), found, chosen, val_chosen
+        ),
     )
 
 
-def find(source: str, image_size: int, root: Path | None = None) -> Source:
+def find(
+    source: str, image_size: int, root: Path | None = None, tell: Tell = lambda _: None
+) -> Source:
     """The reader of whatever ``source`` names.
 
     Raises:
@@ -190,12 +219,18 @@ def find(source: str, image_size: int, root: Path | None = None) -> Source:
         return embedded.embedded()
     if source in torchvision_sets.SETS:
         return torchvision_sets.torchvision_set(source, root or downloads())
+    if "\0" in source:
+        raise DataError("--data: a path cannot hold a NUL")
     path = Path(source).expanduser()
-    if path.is_dir():
-        return folder.folder(path)
-    if timm_sets.is_timm_name(source) or (path.is_file() and path.suffix == ".tar"):
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise DataError(f"--data: cannot be looked at: {error.strerror}") from error
+    if is_folder:
+        return folder.folder(path, tell)
+    if timm_sets.is_timm_name(source) or (is_file and path.suffix == ".tar"):
         return timm_sets.timm_set(source, root, image_size, RESIDENT_BYTES // (3 * image_size**2))
-    if path.is_file():
+    if is_file:
         raise DataError(f"{source}: a file; allowed: a folder of images by class, or a .tar of one")
     names = [embedded.NAME, *torchvision_sets.SETS]
     guess = nearest(source, names)
@@ -225,7 +260,10 @@ def _split(items: Items, indices: Indices, side: int, resident: bool) -> Split:
         good = np.setdiff1d(np.arange(len(indices)), bad)
         images, labels = images[good], labels[good]
     split = Resident(images, labels)
-    split.unreadable = tuple(items.name(int(indices[at])) for at in bad)
+    split.unreadable = tuple(
+        items.name(int(indices[at])) + (f": {items.why(int(indices[at]))}" if k == 0 else "")
+        for k, at in enumerate(bad)
+    )
     return split
 
 
@@ -268,10 +306,10 @@ def _statistics(
     return tuple(means), tuple(deviations)
 
 
-def _fingerprint(found: Source, train: Indices, val: Indices) -> str:
-    digest = hashlib.sha256(found.train.fingerprint().encode())
+def _fingerprint(of: Callable[[Items], str], found: Source, train: Indices, val: Indices) -> str:
+    digest = hashlib.sha256(of(found.train).encode())
     if found.val is not None:
-        digest.update(found.val.fingerprint().encode())
+        digest.update(of(found.val).encode())
     digest.update(train.tobytes())
     digest.update(val.tobytes())
     return digest.hexdigest()[:16]
@@ -284,6 +322,10 @@ def _remarks(found: Source, splits: dict[str, Split]) -> list[str]:
         for name, split in splits.items()
         if split.unreadable
     ]
+    if any(items.sampled for items in (found.train, found.val) if items is not None):
+        remarks.append(
+            "identified by a sample of the content (large data are not read whole for it)"
+        )
     kinds = found.train.kinds
     if len(kinds) > 1:
         listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())

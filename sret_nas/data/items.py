@@ -19,13 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from sret_nas.data.digests import Tell, digests, together
+from sret_nas.data.pictures import UNREADABLE, Room, open_picture, shown, square_pixels
+
 Indices = npt.NDArray[np.int64]
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no image, or half of one."""
 KINDS = {"P": "palette", "PA": "palette"} | dict.fromkeys(("1", "L", "LA", "F"), "grey")
+PIXELS_SAMPLED = 2_000
+"""Images whose pixels identify a data set that does not say where its bytes are."""
 MODES_LOOKED_AT = 5_000
 """Headers read to tell grey from colour; more are sampled evenly."""
 
@@ -54,9 +57,23 @@ class Items(ABC):
     def name(self, index: int) -> str:
         """What a person would look for to find the image."""
 
+    sampled = False
+    """Whether the fingerprint is of a sample of the content; known once it was asked for."""
+
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of what the images are."""
+        """A hash of the content of the images and of their labels, wherever they lie."""
+
+    def former_fingerprint(self) -> str:
+        """The hash of versions before 0.2, which runs that they began have written down.
+
+        That of today where they did not look at the content.
+        """
+        return self.fingerprint()
+
+    def why(self, index: int) -> str:
+        """Why an image cannot be decoded."""
+        return "cannot be decoded"
 
 
 class ArrayItems(Items):
@@ -112,9 +129,19 @@ class PictureItems(Items):
         self.labels = np.asarray(labels, np.int64)
         self.open_image = open_image
         step = -(-len(self) // MODES_LOOKED_AT) or 1
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
             self.kinds = Counter(filter(None, pool.map(self._kind, range(0, len(self), step))))
         self.channels = 1 if set(self.kinds) == {"grey"} else 3
+
+    def why(self, index: int) -> str:
+        """What Pillow says."""
+        try:
+            with self.open_image(index) as image, Room().taken(image, 8):
+                image.load()
+        except UNREADABLE as error:
+            return shown(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return "cannot be decoded"
 
     def _kind(self, index: int) -> str | None:
         try:
@@ -127,10 +154,11 @@ class PictureItems(Items):
     def decode(self, indices: Indices, side: int) -> tuple[Tensor, list[int]]:
         """Decode in parallel threads; an unreadable image is black."""
         images = np.zeros((len(indices), self.channels, side, side), np.uint8)
+        room = Room()
 
         def fill(at: int) -> bool:
             try:
-                with self.open_image(int(indices[at])) as image:
+                with self.open_image(int(indices[at])) as image, room.taken(image, side):
                     images[at] = square_pixels(image, self.channels, side)
             except UNREADABLE:
                 return False
@@ -146,34 +174,61 @@ class FileItems(PictureItems):
     """Image files.
 
     Args:
-        paths: One per image.
+        names: Paths relative to the root, one per image.
         labels: (N,).
-        root: What names and the fingerprint are relative to.
+        root: Where they lie.
+        tell: Told of the progress.
     """
 
-    HASHED_BYTES = 2 << 30
-    """Files of more than this together are fingerprinted by name and size alone."""
+    FORMER_BYTES = 2 << 30
+    """Files of more than this together were known by name and size alone before 0.2."""
 
-    def __init__(self, paths: Sequence[Path], labels: npt.ArrayLike, root: Path) -> None:
-        self.paths = paths
-        self.root = root
+    def __init__(
+        self,
+        names: Sequence[str],
+        labels: npt.ArrayLike,
+        root: Path,
+        tell: Tell = lambda _: None,
+    ) -> None:
+        # As bytes: a million names are one object, and pickle in a moment.
+        coded = [os.fsencode(name) for name in names]
+        self._names = b"".join(coded)
+        self._ends = np.cumsum([0, *map(len, coded)])
+        self.root = str(root)
         super().__init__(labels, self._open)
+        self._identify(tell)
+
+    def path(self, index: int) -> str:
+        """Where an image is."""
+        name = self._names[self._ends[index] : self._ends[index + 1]]
+        return os.path.join(self.root, os.fsdecode(name))
 
     def _open(self, index: int) -> Image.Image:
-        return Image.open(self.paths[index])
+        return open_picture(self.path(index))
 
     def name(self, index: int) -> str:
         """The path."""
-        return str(self.paths[index])
+        return shown(self.path(index))
+
+    def _identify(self, tell: Tell) -> None:
+        found, self.sampled = digests([self.path(i) for i in range(len(self))], tell=tell)
+        self._fingerprint = together(found, self.labels.tobytes(), self.sampled)
 
     def fingerprint(self) -> str:
-        """Hash of relative paths, sizes and, where it can be afforded, contents."""
-        sizes = [path.stat().st_size for path in self.paths]
+        """Hash of contents and labels."""
+        return self._fingerprint
+
+    def former_fingerprint(self) -> str:
+        """Hash of relative paths, sizes and contents, where the contents were read."""
+        paths = [self.path(i) for i in range(len(self))]
+        sizes = [os.stat(path).st_size for path in paths]
+        if sum(sizes) > self.FORMER_BYTES:
+            return self.fingerprint()
         digest = hashlib.sha256()
-        for path, size in zip(self.paths, sizes, strict=True):
-            digest.update(f"{path.relative_to(self.root).as_posix()}\0{size}\0".encode())
-            if sum(sizes) <= self.HASHED_BYTES:
-                digest.update(path.read_bytes())
+        for path, size in zip(paths, sizes, strict=True):
+            relative = Path(path).relative_to(self.root).as_posix()
+            digest.update(os.fsencode(relative) + f"\0{size}\0".encode())
+            digest.update(Path(path).read_bytes())
         return digest.hexdigest()
 
 
@@ -184,43 +239,54 @@ class IndexedItems(PictureItems):
         dataset: The data set; an image is a Pillow image or an open file.
         labels: (N,).
         title: What to call the data set.
+        paths: Files that the images lie in, one per image; default: the data set does not say.
+        pieces: Offset and size of each within its file; default the whole files.
+        tell: Told of the progress.
     """
 
-    def __init__(self, dataset: Any, labels: npt.ArrayLike, title: str) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        labels: npt.ArrayLike,
+        title: str,
+        paths: Sequence[str] | None = None,
+        pieces: Sequence[tuple[int, int]] | None = None,
+        tell: Tell = lambda _: None,
+    ) -> None:
         self.dataset = dataset
         self.title = title
         super().__init__(labels, self._open)
+        if paths is None:
+            found = self._pixels(tell)
+        else:
+            found, self.sampled = digests(paths, pieces, tell)
+        self._fingerprint = together(found, self.labels.tobytes(), self.sampled)
+
+    def _pixels(self, tell: Tell) -> list[bytes]:
+        """Digests of decoded images, evenly spread where there are many."""
+        step = -(-len(self) // PIXELS_SAMPLED) or 1
+        self.sampled = step > 1
+        tell(f"reading images of {self.title}")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self._pixel_digest, range(0, len(self), step)))
+
+    def _pixel_digest(self, index: int) -> bytes:
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            with self._open(index) as image:
+                digest.update(f"{image.mode} {image.size}".encode() + image.tobytes())
+        except UNREADABLE:
+            digest.update(b"unreadable")
+        return digest.digest()
 
     def _open(self, index: int) -> Image.Image:
         image = self.dataset[index][0]
-        return image if isinstance(image, Image.Image) else Image.open(image)
+        return image if isinstance(image, Image.Image) else open_picture(image)
 
     def name(self, index: int) -> str:
         """The data set and the index."""
         return f"{self.title}, image {index}"
 
     def fingerprint(self) -> str:
-        """Hash of the name and of all labels in order."""
-        return hashlib.sha256(self.title.encode() + self.labels.tobytes()).hexdigest()
-
-
-def square_pixels(image: Image.Image, channels: int, side: int) -> npt.NDArray[np.uint8]:
-    """The middle square of an image at ``side`` px, uint8 (C, S, S).
-
-    Grey becomes RGB where the set is RGB; transparency lies on black; 16-bit and
-    floating-point grey is scaled to 8 bits; the camera's orientation is applied.
-    """
-    if image.format == "JPEG" and image.mode in ("L", "RGB"):
-        image.draft(image.mode, (2 * side, 2 * side))  # decodes at a fraction of the size
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
-        grey = np.asarray(image, np.float64)
-        top = 65535.0 if grey.max(initial=0) > 255 else 255.0 if grey.max(initial=0) > 1 else 1.0
-        image = Image.fromarray((grey.clip(0, top) * (255.0 / top)).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, np.uint8)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+        """Hash of contents and labels."""
+        return self._fingerprint

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -44,8 +44,27 @@ class Split(ABC):
         """The same split, its images on ``device`` where they are held in memory."""
 
     @abstractmethod
-    def _take(self, batches: list[Tensor], device: torch.device) -> Iterator[Batch]:
-        """Batches by their indices."""
+    def take(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Batch]:
+        """Batches by the positions of their images.
+
+        Args:
+            batches: Positions int64 (B,) each.
+            device: Where the batches shall be.
+        """
+
+    def shuffled(self, size: int, generator: torch.Generator) -> Tensor:
+        """Positions in random order, cut into T whole batches: int64 (T, B).
+
+        An incomplete last batch is left out (unless it is the only one), so that every
+        step is over the same number of images.
+
+        Args:
+            size: Images per batch B.
+            generator: On the CPU.
+        """
+        order = torch.randperm(len(self), generator=generator)
+        size = min(size, len(self))
+        return order[: len(self) // size * size].view(-1, size)
 
     def batches(
         self, size: int, device: torch.device, generator: torch.Generator | None = None
@@ -55,20 +74,14 @@ class Split(ABC):
         Args:
             size: Images per batch B.
             device: Where the batches shall be.
-            generator: On the CPU; shuffles. A shuffled run leaves out an
-                incomplete last batch (unless it is the only one), so that every
-                step is over the same number of images. Without it: in order, all.
+            generator: On the CPU; shuffles, as ``shuffled`` says. Without it: in order, all.
 
         Yields:
             Images uint8 (B, C, S, S) and labels int64 (B,).
         """
-        if generator is None:
-            order = torch.arange(len(self))
-        else:
-            order = torch.randperm(len(self), generator=generator)
-            if len(self) > size:
-                order = order[: len(self) // size * size]
-        return self._take([order[i : i + size] for i in range(0, len(order), size)], device)
+        if generator is not None:
+            return self.take(self.shuffled(size, generator), device)
+        return self.take(torch.split(torch.arange(len(self)), size), device)
 
 
 class Resident(Split):
@@ -94,10 +107,20 @@ class Resident(Split):
         """Move the images."""
         return Resident(self.images.to(device), self.labels.to(device))
 
-    def _take(self, batches: list[Tensor], device: torch.device) -> Iterator[Batch]:
+    def take(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Batch]:
+        """Gather on the images' device."""
         for at in batches:
             at = at.to(self.images.device)
             yield self.images[at].to(device), self.labels[at].to(device)
+
+    def batches(
+        self, size: int, device: torch.device, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """In order nothing is copied: views of the images, where these are on ``device``."""
+        if generator is not None:
+            return super().batches(size, device, generator)
+        pairs = zip(torch.split(self.images, size), torch.split(self.labels, size), strict=True)
+        return ((images.to(device), labels.to(device)) for images, labels in pairs)
 
 
 class Stream(Split):
@@ -128,7 +151,8 @@ class Stream(Split):
         """Nothing to move."""
         return self
 
-    def _take(self, batches: list[Tensor], device: torch.device) -> Iterator[Batch]:
+    def take(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Batch]:
+        """Decode ahead of the reader."""
         waiting = iter(batches)
         with ThreadPoolExecutor(1) as reader:
             ahead = deque(reader.submit(self._read, at) for at in itertools.islice(waiting, AHEAD))

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from sret_nas.data.errors import DataError, DownloadError
-from sret_nas.data.items import ArrayItems, IndexedItems, Items, square_pixels
+from sret_nas.data.items import ArrayItems, IndexedItems, Items
 from sret_nas.data.labels import labels_of
+from sret_nas.data.pictures import square_pixels
 from sret_nas.data.source import Source
 
 PACKAGES = {
@@ -106,7 +107,10 @@ def _indexed(dataset: Any, name: str) -> Items:
     if targets is None and hasattr(reader, "label_key"):
         targets = reader.dataset[reader.label_key]
     labels = labels_of(reader) if targets is None else np.asarray(targets, np.int64)
-    return IndexedItems(_Tarred(reader) if _is_tar(name) else reader, labels, name)
+    if _is_tar(name):
+        tar = _Tarred(reader)
+        return IndexedItems(tar, labels, name, [str(tar.path)] * len(tar.places), tar.places)
+    return IndexedItems(reader, labels, name)
 
 
 class _Tarred:

@@ -102,4 +102,13 @@ def _items(dataset: Any, title: str) -> Items:
     labels = labels_of(dataset)
     if images is not None and hasattr(images, "__array__"):
         return ArrayItems(np.asarray(images, np.uint8), labels)
-    return IndexedItems(dataset, labels, title)
+    return IndexedItems(dataset, labels, title, _paths(dataset))
+
+
+def _paths(dataset: Any) -> list[str] | None:
+    """The files of the images, where torchvision's class has them."""
+    for name in ("_image_files", "_images", "_samples"):
+        found = getattr(dataset, name, None)
+        if isinstance(found, list) and len(found) == len(dataset):
+            return [str(one[0] if isinstance(one, tuple) else one) for one in found]
+    return None

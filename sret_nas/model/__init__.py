@@ -1,20 +1,19 @@
-"""From an architecture to a ``torch.nn.Module``, a timm model, a checkpoint.
+"""From an architecture to a ``torch.nn.Module``, a timm model, files.
 
 Requires torch and timm.
 """
 
-from sret_nas.model import timm_models as timm_models
-from sret_nas.model.checkpoint import (
-    convert_official_state_dict,
-    load_checkpoint,
-    save_checkpoint,
-)
-from sret_nas.model.sret import SReT, create_model
+from sret_nas.model.folder import load, load_checkpoint, save, save_checkpoint
+from sret_nas.model.official import convert_official_state_dict
+from sret_nas.model.sret import SReT
+from sret_nas.model.timm_models import create_model
 
 __all__ = [
     "SReT",
     "convert_official_state_dict",
     "create_model",
+    "load",
     "load_checkpoint",
+    "save",
     "save_checkpoint",
 ]

@@ -1,306 +1,202 @@
-"""Weights in and out: official checkpoints, and our own as safetensors.
-
-Source of the official layout: ``szq0214/SReT``. There,
-``transformers.{stage}.blocks.{2t}`` is the block at application t (a shared
-block's weights are repeated under every application) and ``blocks.{2t + 1}``
-its non-linear projection layer.
-"""
+"""Reading weights, and fitting them to a model of another size, head or input."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import argparse
+import logging
+import pathlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from timm.layers import resample_abs_pos_embed_nhwc
-from torch import Tensor
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import ConfigError, UsageError
-from sret_nas.model.sret import SReT
+from sret_nas.model.official import convert_official_state_dict
+from sret_nas.model.wrapping import some, unwrap
 
-PUBLISHED_APPLICATIONS = (4, 10, 6)
-PUBLISHED_LOOPS = 2
-BLOCK = {  # official name → (our unit, our name)
-    "norm1": ("attention", "norm"),
-    "attn.qkv": ("attention", "qkv"),
-    "attn.proj": ("attention", "proj"),
-    "coefficient1": ("attention", "residual.skip"),
-    "coefficient2": ("attention", "residual.branch"),
-    "norm2": ("mlp", "norm"),
-    "mlp.fc1": ("mlp", "fc1"),
-    "mlp.fc2": ("mlp", "fc2"),
-    "coefficient3": ("mlp", "residual.skip"),
-    "coefficient4": ("mlp", "residual.branch"),
-}
-NLL = {
-    "norm1": "norm",
-    "mlp.fc1": "fc1",
-    "mlp.fc2": "fc2",
-    "coefficient1": "residual.skip",
-    "coefficient2": "residual.branch",
-}
-Shape = tuple[int, ...]
+PLAIN = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    np.dtype,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
+]
+"""What trainers store beside weights (options, folders, a best accuracy) and runs no code."""
+
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """What the official layout holds of one stage."""
-
-    dim: int
-    mlp_hidden: int
-    nll_hidden: int
-    units: tuple[tuple[int, int], ...]
-    """Per application, the index of our attention unit and of our MLP unit."""
-
-
-def convert_official_state_dict(
-    official: Mapping[str, Any], arch: Architecture | None = None
-) -> dict[str, Tensor]:
-    """An official SReT checkpoint as a state dict of ours.
-
-    Args:
-        official: The checkpoint, or what lies in it under ``"model"``.
-        arch: The architecture to load into. Without it the published layout is
-            assumed (2, 5 and 3 unique blocks, applied twice). With it, the
-            position embedding is resampled (bicubic) where the image size differs.
+def read(path: Path) -> tuple[Mapping[str, Any], Architecture | None]:
+    """What a file holds, and the architecture where it says so; nothing in it is executed.
 
     Raises:
-        ConfigError: keys are missing, unexpected, of another shape, or the
-            repeated weights of a shared block differ; with the keys named.
+        ConfigError: missing, unreadable, not a checkpoint, or broken.
     """
-    state = _unwrap(official)
-    if "pos_embed" not in state or "transformers.0.blocks.0.norm1.weight" not in state:
-        raise ConfigError(
-            "not an official SReT checkpoint: it has no 'pos_embed' or no "
-            f"'transformers.0.blocks.0.norm1.weight'; its first keys: {_some(state)}"
-        )
-    stages = _of_architecture(arch) if arch else _published(state)
-    expected = _layout(stages)
-    shapes = {key: shape for _, key, shape in expected}
-    head = state.get("head.weight")
-    shapes |= _ends(
-        stages,
-        in_chans=arch.in_chans
-        if arch
-        else state["patch_embed.conv1.weight"].shape[1]
-        if "patch_embed.conv1.weight" in state
-        else 3,
-        classes=arch.num_classes if arch else 0 if head is None else head.shape[0],
-        side=state["pos_embed"].shape[-1],
-    )
-    _refuse("missing", (key for key in shapes if key not in state))
-    _refuse("unexpected", (key for key in state if key not in shapes))
-    _refuse(
-        "of another shape",
-        (
-            f"{key} {tuple(state[key].shape)} instead of {shape}"
-            for key, shape in shapes.items()
-            if tuple(state[key].shape) != shape
-        ),
-    )
-    ours: dict[str, Tensor] = {}
-    _refuse(
-        "different although their block is shared",
-        (
-            key
-            for name, key, _ in expected
-            if not torch.equal(ours.setdefault(name, state[key]), state[key])
-        ),
-    )
-    ours |= {_end_name(key): state[key] for key in shapes if not key.startswith("transformers.")}
-    if arch and arch.sides[0] != ours["pos_embed"].shape[-1]:
-        ours["pos_embed"] = resample_abs_pos_embed_nhwc(
-            ours["pos_embed"].permute(0, 2, 3, 1), [arch.sides[0], arch.sides[0]]
-        ).permute(0, 3, 1, 2)
-    return {key: value.detach().clone() for key, value in ours.items()}
-
-
-def official_filter(state: Mapping[str, Any], model: SReT) -> Mapping[str, Any]:
-    """For timm: convert what is official, pass on what is ours.
-
-    The head is converted at its own number of classes; timm then decides about it.
-    """
-    if not any(key.startswith("transformers.") for key in _unwrap(state)):
-        return state
-    head = _unwrap(state).get("head.weight")
-    classes = 0 if head is None else int(head.shape[0])
-    return convert_official_state_dict(state, model.arch.at(num_classes=classes))
-
-
-def _unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
-    for key in ("model", "state_dict"):
-        if isinstance(state.get(key), Mapping):
-            state = state[key]
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _of_architecture(arch: Architecture) -> list[_Stage]:
-    if arch.stem_stride != 8 or not arch.residual_scale:
-        raise ConfigError(
-            "official checkpoints have stem_stride 8 and residual_scale true; "
-            f"given {arch.stem_stride} and {str(arch.residual_scale).lower()}"
-        )
-    if not all(stage.nll_hidden for stage in arch.stages):
-        raise ConfigError("official checkpoints have an NLL after every block; given nll_ratio 0")
-    return [
-        _Stage(
-            stage.dim,
-            stage.mlp_hidden,
-            stage.nll_hidden,
-            tuple((step.attention, step.mlp) for step in schedule),
-        )
-        for stage, schedule in zip(arch.stages, arch.schedules, strict=True)
-    ]
-
-
-def _published(state: Mapping[str, Any]) -> list[_Stage]:
-    stages = []
-    for i, applications in enumerate(PUBLISHED_APPLICATIONS):
-        at = f"transformers.{i}.blocks"
-        needed = [f"{at}.0.norm1.weight", f"{at}.0.mlp.fc1.bias", f"{at}.1.mlp.fc1.bias"]
-        _refuse("missing", (key for key in needed if key not in state))
-        dim, mlp_hidden, nll_hidden = (int(state[key].shape[0]) for key in needed)
-        units = tuple((t // PUBLISHED_LOOPS, t // PUBLISHED_LOOPS) for t in range(applications))
-        stages.append(_Stage(dim, mlp_hidden, nll_hidden, units))
-    return stages
-
-
-def _layout(stages: Sequence[_Stage]) -> list[tuple[str, str, Shape]]:
-    """Our name, official name and shape of every tensor of the blocks."""
-    rows: list[tuple[str, str, Shape]] = []
-    for i, stage in enumerate(stages):
-        for t, (attention, mlp) in enumerate(stage.units):
-            unit = {"attention": attention, "mlp": mlp}
-            for official, (kind, ours) in BLOCK.items():
-                rows += _tensors(
-                    f"stages.{i}.{kind}.{unit[kind]}.{ours}",
-                    f"transformers.{i}.blocks.{2 * t}.{official}",
-                    stage.dim,
-                    stage.mlp_hidden,
-                )
-            for official, ours in NLL.items():
-                rows += _tensors(
-                    f"stages.{i}.nll.{t}.{ours}",
-                    f"transformers.{i}.blocks.{2 * t + 1}.{official}",
-                    stage.dim,
-                    stage.nll_hidden,
-                )
-    return rows
-
-
-def _tensors(ours: str, official: str, dim: int, hidden: int) -> list[tuple[str, str, Shape]]:
-    kind = official.rsplit(".", 1)[-1]
-    if kind.startswith("coefficient"):
-        return [(ours, f"{official}.bias", (1,))]
-    if kind.startswith("norm"):
-        return [(f"{ours}.{part}", f"{official}.{part}", (dim,)) for part in ("weight", "bias")]
-    rows, columns = {
-        "qkv": (3 * dim, dim),
-        "proj": (dim, dim),
-        "fc1": (hidden, dim),
-        "fc2": (dim, hidden),
-    }[kind]
-    return [
-        (f"{ours}.weight", f"{official}.weight", (rows, columns)),
-        (f"{ours}.bias", f"{official}.bias", (rows,)),
-    ]
-
-
-def _ends(stages: Sequence[_Stage], in_chans: int, classes: int, side: int) -> dict[str, Shape]:
-    """Official name and shape of everything outside the blocks."""
-    first, last = stages[0].dim, stages[-1].dim
-    shapes: dict[str, Shape] = {"pos_embed": (1, first, side, side)}
-    channels = (int(in_chans), first // 2, first, first)
-    for i in (1, 2, 3):
-        shapes[f"patch_embed.conv{i}.weight"] = (channels[i], channels[i - 1], 3, 3)
-        shapes[f"patch_embed.conv{i}.bias"] = (channels[i],)
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"patch_embed.bn{i}.{part}"] = (channels[i],)
-        shapes[f"patch_embed.bn{i}.num_batches_tracked"] = ()
-    for i in range(len(stages) - 1):
-        shapes[f"pools.{i}.conv.weight"] = (stages[i + 1].dim, 1, 3, 3)
-        shapes[f"pools.{i}.conv.bias"] = (stages[i + 1].dim,)
-    shapes |= {"norm.weight": (last,), "norm.bias": (last,)}
-    if classes:
-        shapes |= {"head.weight": (classes, last), "head.bias": (classes,)}
-    return shapes
-
-
-def _end_name(official: str) -> str:
-    name = official
-    for i in (1, 2, 3):
-        name = name.replace(f"patch_embed.conv{i}", f"stem.{3 * i - 3}")
-        name = name.replace(f"patch_embed.bn{i}", f"stem.{3 * i - 2}")
-    return name.replace(".conv.", ".") if name.startswith("pools.") else name
-
-
-def _refuse(what: str, keys: Iterable[str]) -> None:
-    keys = list(keys)
-    if keys:
-        raise ConfigError(f"the checkpoint does not match: {len(keys)} {what}: {_some(keys)}")
-
-
-def _some(keys: Iterable[str], most: int = 6) -> str:
-    keys = list(keys)
-    return ", ".join(keys[:most]) + (f", … ({len(keys) - most} more)" if len(keys) > most else "")
-
-
-def save_checkpoint(model: SReT, path: str | Path) -> None:
-    """Write a model as safetensors, its architecture in the header.
-
-    Weights shared by several loops are one tensor in our modules, so each is
-    stored once.
-    """
-    state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    safetensors.torch.save_file(state, path, {"architecture": model.arch.to_json()})
-
-
-def load_checkpoint(path: str | Path, arch: Architecture | None = None, **options: Any) -> SReT:
-    """A model from a checkpoint of ours (safetensors) or an official one (``.pth``).
-
-    Args:
-        path: The file; nothing in it is executed.
-        arch: The architecture: needed for an official file, which does not say it.
-        options: Keywords of ``SReT``.
-
-    Raises:
-        ConfigError: not a checkpoint, or it does not match the architecture.
-        UsageError: ``arch`` is needed.
-    """
-    path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-            state: Mapping[str, Any] = safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ConfigError(f"{path}: not a safetensors file: {error}") from error
-        if arch is None and "architecture" in metadata:
-            arch = Architecture.model_validate(json.loads(metadata["architecture"]))
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ConfigError(
-                f"{path}: not a checkpoint that loads without running code: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-    if arch is None:
-        raise UsageError(f"{path}: does not say its architecture", "pass arch=…, e.g. 'sret_t'")
-    model = SReT(arch, **options)
+    if path.suffix != ".safetensors":
+        return _read_pickle(path), None
     try:
-        model.load_state_dict(official_filter(state, model))
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    return model
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: not a safetensors file: {_first_line(error)}") from error
+    if "architecture" not in metadata:
+        return state, None
+    try:
+        return state, Architecture.from_json(metadata["architecture"])
+    except ConfigError as error:
+        text = "; ".join(str(error).splitlines())
+        raise ConfigError(f"{path}: the architecture in its header: {text}") from error
 
 
-__all__ = ["convert_official_state_dict", "load_checkpoint", "official_filter", "save_checkpoint"]
+def _read_pickle(path: Path) -> Mapping[str, Any]:
+    try:
+        with torch.serialization.safe_globals(PLAIN):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(
+            f"{path}: not a checkpoint that loads without running code: {_reason(path, error)}",
+            "store weights alone: torch.save(model.state_dict(), path)",
+        ) from error
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{path}: holds a {type(found).__name__}; allowed: names and tensors")
+    return found
+
+
+def _reason(path: Path, error: Exception) -> str:
+    try:
+        with torch.serialization.safe_globals(PLAIN):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except Exception:
+        names = []
+    return f"it needs {some(names)}" if names else _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def fit(
+    checkpoint: Mapping[str, Any], arch: Architecture, fresh: Mapping[str, Tensor], use_ema: bool
+) -> dict[str, Any]:
+    """A checkpoint as the state dict of a model, as far as sizes go.
+
+    Official names become ours; positions are resampled (bicubic), the first convolution is
+    adapted to other input channels as timm does, and a head of other classes stays as it is
+    in the model. What was done is logged; what does not fit otherwise is left to
+    ``load_state_dict``, which is strict.
+
+    Args:
+        checkpoint: As a trainer wrote it.
+        arch: Of the model.
+        fresh: The model's own state dict.
+        use_ema: Of several sets of weights, take their moving average.
+
+    Raises:
+        ConfigError: not weights of an SReT model.
+    """
+    state = unwrap(checkpoint, use_ema)
+    if any(key.startswith("transformers.") for key in state):
+        state = dict(convert_official_state_dict(state, _as_stored(state, arch)))
+    elif "stem.0.weight" not in state:
+        raise ConfigError(f"no weights of an SReT model: its first keys: {some(state)}")
+    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise ConfigError(f"the checkpoint does not match: not a tensor: {some(strange)}")
+    for key, adapt in (("pos_embed", _resampled), ("stem.0.weight", _other_channels)):
+        if key in state and key in fresh and state[key].shape != fresh[key].shape:
+            state[key] = adapt(state[key], fresh[key])
+    head = {key: value for key, value in fresh.items() if key.startswith("head.")}
+    if any(key not in state or state[key].shape != head[key].shape for key in head):
+        given = "no head" if "head.bias" not in state else f"{state['head.bias'].numel()} classes"
+        _log.warning(
+            "the head is left as it was initialised: %s in the checkpoint, %d classes in the model",
+            given,
+            arch.num_classes,
+        )
+        state |= head
+    return {key: value for key, value in state.items() if head or not key.startswith("head.")}
+
+
+def _as_stored(state: Mapping[str, Any], arch: Architecture) -> Architecture:
+    """With the classes and channels of an official checkpoint."""
+    head, first = state.get("head.weight"), state.get("patch_embed.conv1.weight")
+    chans = first.shape[1] if isinstance(first, Tensor) and first.ndim == 4 else arch.in_chans
+    classes = head.shape[0] if isinstance(head, Tensor) and head.ndim else 0
+    return arch.at(num_classes=int(classes), in_chans=int(chans))
+
+
+def _resampled(stored: Tensor, own: Tensor) -> Tensor:
+    if stored.ndim != 4 or stored.shape[:2] != own.shape[:2]:
+        return stored
+    _log.info("position embedding resampled from %d² to %d²", stored.shape[-1], own.shape[-1])
+    grid = stored.permute(0, 2, 3, 1)
+    out: Tensor = resample_abs_pos_embed_nhwc(grid, list(own.shape[2:])).permute(0, 3, 1, 2)
+    return out
+
+
+def _other_channels(stored: Tensor, own: Tensor) -> Tensor:
+    before, after = stored.shape[1:2], own.shape[1]
+    if stored.ndim != 4 or stored.shape[0] != own.shape[0] or stored.shape[2:] != own.shape[2:]:
+        return stored
+    _log.warning("first convolution adapted from %d to %d input channels", *before, after)
+    out: Tensor = adapt_input_conv(after, stored, base_chans=before[0])
+    return out
+
+
+def load_into(
+    model: nn.Module, arch: Architecture, checkpoint: Mapping[str, Any], name: str, use_ema: bool
+) -> None:
+    """Put a checkpoint into a model, all of it or nothing.
+
+    Args:
+        model: The model.
+        arch: Its architecture.
+        checkpoint: As ``read`` gives it.
+        name: Of the file, for messages.
+        use_ema: Of several sets of weights, take their moving average.
+
+    Raises:
+        ConfigError: it does not match, with the keys named.
+        UsageError: the model is on ``meta``, and something would stay there.
+    """
+    own = model.state_dict()
+    try:
+        state = fit(checkpoint, arch, own, use_ema)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}", error.hint) from error
+    problems = [
+        *(f"missing {key}" for key in own if key not in state),
+        *(f"unexpected {key}" for key in state if key not in own),
+        *(
+            f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}"
+            for key, value in state.items()
+            if key in own and value.shape != own[key].shape
+        ),
+    ]
+    if problems:
+        raise ConfigError(f"{name}: the checkpoint does not match: {some(problems)}")
+    if any(value.is_meta for value in own.values()):  # it takes the tensors themselves
+        fresh = [key for key, value in state.items() if value.is_meta]
+        if fresh:
+            raise UsageError(
+                f"{name}: {some(fresh)} would stay on meta: not in the checkpoint",
+                "model.to_empty(device=…) and model.init_weights() first",
+            )
+        state = {key: value.to(own[key].dtype).contiguous() for key, value in state.items()}
+        model.load_state_dict(state, assign=True)
+    else:
+        model.load_state_dict(state)
+
+
+__all__ = ["fit", "load_into", "read"]

@@ -10,11 +10,14 @@ Source: SReT, arXiv 2111.05297; semantics of the published code. Departs:
 from __future__ import annotations
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-6
+ROW_BYTES = 16
+"""What a row of queries, keys or values must be a multiple of for SDPA's fused CUDA kernels."""
 
 
 class Residual(nn.Module):
@@ -31,6 +34,13 @@ class Residual(nn.Module):
         # One-element vectors, so that weight decay leaves them alone as it does a bias.
         self.skip = nn.Parameter(torch.ones(1)) if scaled else None
         self.branch = nn.Parameter(torch.ones(1)) if scaled else None
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Both scalars to 1, as ``nn.Linear`` has it for a start on ``meta``."""
+        for scalar in (self.skip, self.branch):
+            if scalar is not None:
+                scalar.fill_(1.0)
 
     def forward(self, x_BNC: Tensor, y_BNC: Tensor) -> Tensor:
         """Join the unit's input with the output of its branch."""
@@ -88,15 +98,8 @@ class SlicedAttention(nn.Module):
         if permutation_2N is not None:
             y_BNC = y_BNC.index_select(1, permutation_2N[0])
         qkv = self.qkv(y_BNC).view(B * groups, N // groups, 3, self.heads, C // self.heads)
-        q_bHSD, k_bHSD, v_bHSD = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # b = B·G
         drop = self.attn_drop if self.training else 0.0
-        # On a CPU, SDPA's kernel for half precision is slower than two products, and its backward
-        # several times so (docs/decisions/0003).
-        if self.fused and not (q_bHSD.is_cpu and q_bHSD.dtype != torch.float32):
-            y_bHSD = F.scaled_dot_product_attention(q_bHSD, k_bHSD, v_bHSD, dropout_p=drop)
-        else:
-            y_bHSD = attention_by_products(q_bHSD, k_bHSD, v_bHSD, drop)
-        y_BNC = y_bHSD.transpose(1, 2).reshape(B, N, C)
+        y_BNC = attend(qkv, drop, self.fused).reshape(B, N, C)
         if permutation_2N is not None:
             y_BNC = y_BNC.index_select(1, permutation_2N[1])
         y_BNC = self.proj(y_BNC)
@@ -106,20 +109,76 @@ class SlicedAttention(nn.Module):
         return out
 
 
-def attention_by_products(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Attention as two plain matrix products, for counters that are blind to SDPA.
+def attend(qkv_bS3HD: Tensor, dropout: float, fused: bool) -> Tensor:
+    """Attention by the kernel that suits the device and the precision, b = B·G.
 
     Args:
-        q: Queries, (b, H, S, D); ``k`` and ``v`` alike.
-        k: Keys.
-        v: Values.
+        qkv_bS3HD: Queries, keys and values.
         dropout: Dropout of the attention weights.
+        fused: ``scaled_dot_product_attention`` where it is not slower.
+
+    Returns:
+        (b, S, H, D).
     """
+    q_bSHD, k_bSHD, v_bSHD = qkv_bS3HD.unbind(2)
+    if not fused or prefers_products(qkv_bS3HD):
+        return attention_by_products(q_bSHD, k_bSHD, v_bSHD, dropout)
+    return attention(q_bSHD, k_bSHD, v_bSHD, dropout)
+
+
+# What it asks of a tensor, a tracer of torch.fx cannot answer: one node of its graph.
+torch.fx.wrap("attend")
+
+
+def attention(
+    q_bSHD: Tensor,
+    k_bSHD: Tensor,
+    v_bSHD: Tensor,
+    dropout: float = 0.0,
+    row_bytes: int = ROW_BYTES,  # TorchScript sees no constant of a module
+) -> Tensor:
+    """Attention by ``scaled_dot_product_attention``, kept on its fused kernels.
+
+    On a GPU, those that never hold the attention matrix take rows of a multiple of 16 bytes
+    alone: other heads are filled up with zeros, which change nothing.
+
+    Args:
+        q_bSHD: Queries (b, S, H, D), b = B·G.
+        k_bSHD: Keys, alike.
+        v_bSHD: Values, alike.
+        dropout: Dropout of the attention weights.
+        row_bytes: Of which a row is a multiple.
+
+    Returns:
+        (b, S, H, D), in memory as such where the kernel allows it.
+    """
+    D = q_bSHD.shape[-1]
+    q, k, v = q_bSHD.transpose(1, 2), k_bSHD.transpose(1, 2), v_bSHD.transpose(1, 2)
+    missing = -D % (row_bytes // q.element_size()) if q.is_cuda else 0
+    if missing:
+        q, k, v = F.pad(q, (0, missing)), F.pad(k, (0, missing)), F.pad(v, (0, missing))
+    y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=D**-0.5)
+    return y[..., :D].transpose(1, 2)
+
+
+def prefers_products(qkv: Tensor) -> bool:
+    """Whether two plain products are faster than SDPA's kernel for these queries.
+
+    They are in half precision on a CPU, several times so backwards (docs/decisions/0003).
+    """
+    return qkv.is_cpu and qkv.dtype != torch.float32
+
+
+def attention_by_products(
+    q_bSHD: Tensor, k_bSHD: Tensor, v_bSHD: Tensor, dropout: float = 0.0
+) -> Tensor:
+    """The same as two plain matrix products, for counters that are blind to SDPA."""
+    q, k, v = q_bSHD.transpose(1, 2), k_bSHD.transpose(1, 2), v_bSHD.transpose(1, 2)
     attention_bHSS = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
     if dropout:
         attention_bHSS = F.dropout(attention_bHSS, dropout)
-    out: Tensor = attention_bHSS @ v
-    return out
+    y_bHSD: Tensor = attention_bHSS @ v
+    return y_bHSD.transpose(1, 2)
 
 
 class MlpUnit(nn.Module):

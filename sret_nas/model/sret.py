@@ -13,114 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from timm.layers import trunc_normal_
+import torch.fx
+from timm.layers import resample_abs_pos_embed_nhwc, trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from sret_nas.arch import Application, Architecture, Permute, Stage
+from sret_nas.arch import Architecture
 from sret_nas.errors import UsageError
-from sret_nas.model.layers import LAYER_NORM_EPS, MlpUnit, SlicedAttention, Stem
+from sret_nas.model.checkpoint import load_into, read
+from sret_nas.model.layers import LAYER_NORM_EPS, SlicedAttention, Stem
+from sret_nas.model.stage import RecursiveStage
 
-PERMUTATION_SEED = 0x5EE7
-"""Seed of the permutations that ``permute: fixed`` uses in eval."""
+GENERAL = "sret"
+"""Name in timm's registry under which any architecture is built."""
 
-
-class RecursiveStage(nn.Module):
-    """The block applications of one stage.
-
-    Args:
-        stage: What to build.
-        tokens: Tokens N.
-        permute: Permutation mode of the architecture.
-        scaled: Learnable residual coefficients.
-        drop_path: Stochastic-depth rate of every weight unit, by its index.
-        first: Index of the stage's first application in the network.
-        attn_drop: Dropout of the attention weights.
-        proj_drop: Dropout of projections and MLPs.
-    """
-
-    permutations: Tensor
-    inverses: Tensor
-
-    def __init__(
-        self,
-        stage: Stage,
-        tokens: int,
-        permute: Permute,
-        scaled: bool,
-        drop_path: Sequence[float],
-        first: int = 0,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.schedule = stage.schedule(tokens, permute)
-        self.permute = permute
-        self.first = first
-        self.grad_checkpointing = False
-        self.attention = nn.ModuleList(
-            SlicedAttention(
-                stage.dim, stage.heads, scaled, attn_drop, proj_drop, drop_path=drop_path[i]
-            )
-            for i in range(stage.attention_units)
-        )
-        self.mlp = nn.ModuleList(
-            MlpUnit(stage.dim, stage.mlp_hidden, scaled, proj_drop, drop_path=drop_path[i])
-            for i in range(stage.mlp_units)
-        )
-        self.nll = nn.ModuleList(
-            MlpUnit(stage.dim, stage.nll_hidden, scaled, proj_drop)
-            for _ in range(stage.depth if stage.nll_hidden else 0)
-        )
-        fixed = [i for i, step in enumerate(self.schedule) if step.permuted and permute == "fixed"]
-        self.row = {step: row for row, step in enumerate(fixed)}
-        self.register_buffer(
-            "permutations", torch.empty(len(fixed), tokens, dtype=torch.long), False
-        )
-        self.register_buffer("inverses", torch.empty(len(fixed), tokens, dtype=torch.long), False)
-        self.draw_fixed_permutations()
-
-    @torch.no_grad()
-    def draw_fixed_permutations(self) -> None:
-        """Fill the buffers: a function of the application's index and N alone."""
-        if self.permutations.is_meta:
-            return
-        for step, row in self.row.items():
-            generator = torch.Generator().manual_seed(PERMUTATION_SEED + self.first + step)
-            order_N = torch.randperm(self.permutations.shape[1], generator=generator)
-            self.permutations[row] = order_N
-            self.inverses[row] = order_N.argsort()
-
-    def permutation(self, step: int, x_BNC: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Order of the tokens for one application, and its inverse; (N,) each."""
-        if not self.schedule[step].permuted:
-            return None
-        if self.permute == "fixed" and not self.training:
-            return self.permutations[self.row[step]], self.inverses[self.row[step]]
-        # "random" draws on the CPU, as the published code does, whatever the device.
-        device = x_BNC.device if self.permute == "fixed" else torch.device("cpu")
-        order_N = torch.randperm(x_BNC.shape[1], device=device)
-        return order_N.to(x_BNC.device), order_N.argsort().to(x_BNC.device)
-
-    def apply_block(self, step: int, x_BNC: Tensor) -> Tensor:
-        """One block application and its non-linear projection layer."""
-        use: Application = self.schedule[step]
-        x_BNC = self.attention[use.attention](x_BNC, use.groups, self.permutation(step, x_BNC))
-        x_BNC = self.mlp[use.mlp](x_BNC)
-        if self.nll:
-            x_BNC = self.nll[step](x_BNC)
-        return x_BNC
-
-    def forward(self, x_BNC: Tensor) -> Tensor:
-        """All block applications in order; the shape stays."""
-        recompute = self.grad_checkpointing and torch.is_grad_enabled()
-        for step in range(len(self.schedule)):
-            if recompute:
-                x_BNC = checkpoint(self.apply_block, step, x_BNC, use_reentrant=False)
-            else:
-                x_BNC = self.apply_block(step, x_BNC)
-        return x_BNC
+LABELS = ("label_names", "label_descriptions", "label_offset")
+"""What timm's ``pretrained_cfg`` says of classes that another head does not have."""
 
 
 class SReT(nn.Module):
@@ -159,8 +67,9 @@ class SReT(nn.Module):
         fused_attn: bool = True,
     ) -> None:
         super().__init__()
-        arch = Architecture.load(arch).at(
-            image_size=_side(img_size), num_classes=num_classes, in_chans=in_chans
+        self.design = Architecture.load(arch)
+        arch = self.design.at(
+            image_size=side_of(img_size), num_classes=num_classes, in_chans=in_chans
         )
         for name, rate in (
             ("drop_rate", drop_rate),
@@ -176,6 +85,7 @@ class SReT(nn.Module):
             drop_path_rate = 0.1 if sliced else 0.0
         self.arch = arch
         self.num_classes = arch.num_classes
+        self.in_chans = arch.in_chans
         self.global_pool = global_pool
         self.num_features = self.head_hidden_size = self.embed_dim = arch.stages[-1].dim
         self.feature_info = [
@@ -212,8 +122,19 @@ class SReT(nn.Module):
         self.head_drop = nn.Dropout(drop_rate)
         self.head: nn.Module = nn.Identity()
         self.reset_classifier(arch.num_classes)
-        trunc_normal_(self.pos_embed, std=0.02)
+        self.reset_parameters()
         self.set_fused_attn(fused_attn)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The position embedding anew; each module below has its own, as torch's have."""
+        trunc_normal_(self.pos_embed, std=0.02)
+
+    def init_weights(self) -> None:
+        """All weights and buffers anew, after a start on ``meta`` and ``to_empty``."""
+        for module in self.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()  # type: ignore[operator]
 
     def set_fused_attn(self, enable: bool = True) -> None:
         """Choose ``scaled_dot_product_attention`` or plain matrix products."""
@@ -238,8 +159,26 @@ class SReT(nn.Module):
         return {"pos_embed"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer-wise learning rates: stem, stages, the rest."""
-        return {"stem": r"^stem|pos_embed", "blocks": [(r"^(?:stages|pools)\.(\d+)", None)]}
+        """Layers for layer-wise learning rates, as timm's models give them.
+
+        A layer is a block application with weights of its own, together with the
+        down-sampling before it: what several applications share belongs to the first of
+        them, and each non-linear projection layer to its own. ``coarse``: a stage.
+        """
+        stem = r"^stem\.|^pos_embed"
+        if coarse:
+            pools = [(rf"^pools\.{i}\.", (i + 1,)) for i in range(len(self.pools))]
+            return {"stem": stem, "blocks": [*pools, (r"^stages\.(\d+)", None)]}
+        blocks: list[tuple[str, tuple[int, ...] | None]] = []
+        for i, schedule in enumerate(self.arch.schedules):
+            blocks += [(rf"^pools\.{i - 1}\.", (i, 0))] if i else []
+            seen: set[str] = set()
+            for step, use in enumerate(schedule):
+                units = {rf"attention\.{use.attention}\.", rf"mlp\.{use.mlp}\."} - seen
+                blocks += [(rf"^stages\.{i}\.{unit}", (i, step)) for unit in sorted(units)]
+                seen |= units
+        blocks += [(r"^stages\.(\d+)\.nll\.(\d+)\.", None), (r"^norm\.", (99999,))]
+        return {"stem": stem, "blocks": blocks}
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
@@ -253,6 +192,7 @@ class SReT(nn.Module):
             self.global_pool = "avg" if global_pool else ""
         self.num_classes = num_classes
         self.arch = self.arch.at(num_classes=num_classes)
+        self._describe()
         weight = self.norm.weight
         self.head = (
             nn.Linear(self.num_features, num_classes, device=weight.device, dtype=weight.dtype)
@@ -261,13 +201,87 @@ class SReT(nn.Module):
         )
         self.head.train(self.training)
 
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None) -> None:
+        """Take images of another size: positions are resampled, slices as ``Architecture.at`` says.
+
+        Args:
+            img_size: Side in pixels, or a square; ``None`` changes nothing.
+
+        Raises:
+            ArchitectureError: the design does not exist at that size; nothing is changed.
+        """
+        arch = self.design.at(
+            image_size=self.arch.image_size if img_size is None else side_of(img_size),
+            num_classes=self.arch.num_classes,
+            in_chans=self.arch.in_chans,
+        )
+        if arch.image_size == self.arch.image_size:
+            return
+        self.arch = arch
+        for module, stage, tokens in zip(self.stages, arch.stages, arch.tokens, strict=True):
+            assert isinstance(module, RecursiveStage)
+            module.set_schedule(stage, tokens, arch.permute)
+        grid = self.pos_embed.detach().permute(0, 2, 3, 1)
+        resampled = resample_abs_pos_embed_nhwc(grid, [arch.sides[0]] * 2).permute(0, 3, 1, 2)
+        self.pos_embed = nn.Parameter(resampled.contiguous(), self.pos_embed.requires_grad)
+        # Where timm keeps a model's present size, beside the one of its weights' source.
+        self._traits = {**getattr(self, "_traits", {}), "img_size": (arch.image_size,) * 2}
+        self._describe()
+
+    def _describe(self) -> None:
+        """Keep ``pretrained_cfg``, where timm made one, true of the model as it is."""
+        cfg: dict[str, Any] = getattr(self, "pretrained_cfg", {})
+        if cfg:
+            if cfg.get("num_classes") != self.arch.num_classes:
+                for label in LABELS:
+                    cfg.pop(label, None)
+            cfg.update(described(self.arch))
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """What timm stores to build the model again: plain data."""
+        own = {"architecture": self.arch.to_dict()} if self._is_general() else {}
+        return {**getattr(self, "_timm_args", {}), **own}
+
+    @_model_args.setter
+    def _model_args(self, arguments: Mapping[str, Any]) -> None:
+        self._timm_args = {k: v for k, v in arguments.items() if k != "architecture"}
+
+    def _is_general(self) -> bool:
+        return getattr(self, "pretrained_cfg", {}).get("architecture") == GENERAL
+
+    def load_pretrained(self, checkpoint_path: str | Path, use_ema: bool = True) -> None:
+        """Weights from a file, fitted to this model; timm calls it for ``file=``.
+
+        Args:
+            checkpoint_path: Ours or official, as a trainer wrote it.
+            use_ema: Of several sets of weights, take their moving average.
+
+        Raises:
+            ConfigError: not a checkpoint, or it does not match.
+        """
+        checkpoint, _ = read(Path(checkpoint_path))
+        load_into(self, self.arch, checkpoint, str(checkpoint_path), use_ema)
+
+    def __prepare_scriptable__(self) -> torch.fx.GraphModule:
+        """For ``torch.jit.script``: the operations of the present mode, training or eval.
+
+        TorchScript cannot index modules, as a schedule of shared weights does.
+        """
+        traced = torch.fx.symbolic_trace(self)
+        for node in traced.graph.nodes:
+            node.type = None  # annotations that TorchScript would look up by name
+        traced.recompile()
+        return traced
+
     def forward_stages(self, x: Tensor, last: int) -> list[Tensor]:
         """Output grids (B, C, side, side) of the stages up to index ``last``."""
         size = self.arch.image_size
-        torch._assert(
-            x.shape[2] == size and x.shape[3] == size,
-            f"the model takes images of {size}×{size} px; build it with img_size=… for others",
-        )
+        for side in (x.shape[2], x.shape[3]):
+            torch._assert(
+                side == size,
+                f"the model takes images of {size}×{size} px; build it with img_size=… for others",
+            )
         grid = self.pos_drop(self.stem(x) + self.pos_embed)
         grids: list[Tensor] = []
         for i in range(last + 1):
@@ -317,6 +331,8 @@ class SReT(nn.Module):
         if shorter:
             data = self.arch.to_dict()
             self.arch = Architecture.load(data | {"stages": data["stages"][: deepest + 1]})
+            data = self.design.to_dict()
+            self.design = Architecture.load(data | {"stages": data["stages"][: deepest + 1]})
         self.stages = self.stages[: deepest + 1]
         self.pools = self.pools[:deepest]
         if prune_norm or shorter:
@@ -347,7 +363,8 @@ class SReT(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _side(img_size: int | tuple[int, int] | None) -> int | None:
+def side_of(img_size: int | tuple[int, int] | None) -> int | None:
+    """The side of a square image in pixels, as timm's callers write it."""
     if isinstance(img_size, Sequence):
         if len(img_size) != 2 or img_size[0] != img_size[1]:
             raise UsageError(f"img_size: given {tuple(img_size)}; allowed: a square")
@@ -355,19 +372,10 @@ def _side(img_size: int | tuple[int, int] | None) -> int | None:
     return img_size
 
 
-def create_model(arch: Architecture | Mapping[str, Any] | str | Path, **options: Any) -> SReT:
-    """Build the module of an architecture, randomly initialised.
-
-    Args:
-        arch: An architecture, or a preset's name, a YAML or JSON path, a mapping.
-        options: Keywords of ``SReT``: ``num_classes``, ``in_chans``, ``img_size``,
-            the drop rates, ``fused_attn``.
-
-    Example:
-        >>> create_model("sret_t").head.out_features
-        1000
-
-    Raises:
-        ArchitectureError: the architecture cannot be built.
-    """
-    return SReT(arch, **options)
+def described(arch: Architecture) -> dict[str, Any]:
+    """What ``pretrained_cfg`` says of a model's sizes."""
+    return {
+        "input_size": (arch.in_chans, arch.image_size, arch.image_size),
+        "num_classes": arch.num_classes,
+        "pool_size": (arch.sides[-1], arch.sides[-1]),
+    }

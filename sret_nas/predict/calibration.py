@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sret_nas.arch import Architecture
+from sret_nas.device import resolve
 from sret_nas.errors import SretNasError
 from sret_nas.predict.fitting import MIN_ARCHITECTURES, enough, fit, macs_line
 from sret_nas.predict.predictor import Predictor
@@ -118,9 +119,9 @@ def calibrate(
     holdout: Sequence[Architecture] = (),
     *,
     batch: int = 1,
-    dtype: str = "fp32",
-    device: str = "cpu",
-    mode: str = "eager",
+    dtype: str | None = None,
+    device: str = "auto",
+    mode: str | None = None,
     threads: int | None = None,
     space: str = "",
     seconds: float = 60.0,
@@ -135,9 +136,9 @@ def calibrate(
         archs: 20 to 50 architectures of what is to be predicted.
         holdout: Others, to judge the predictor on.
         batch: Images per batch.
-        dtype: ``fp32``, ``bf16`` or ``fp16``.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        mode: ``eager``, ``compile`` or ``graph``.
+        dtype: ``fp32``, ``bf16`` or ``fp16``; default: ``modes.setting`` of the device.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        mode: ``eager``, ``compile`` or ``graph``; default: ``modes.setting`` of the device.
         threads: Threads of torch on the CPU; default: as set.
         space: What they were drawn from, in words.
         seconds: Stop measuring after this long (preparation not counted).
@@ -147,6 +148,7 @@ def calibrate(
         SretNasError: too few could be measured; with the first reason.
     """
     from sret_nas.latency import Latency, measure
+    from sret_nas.modes import setting
 
     def run(which: Sequence[Architecture]) -> list[Latency | SretNasError]:
         models = {str(i): arch for i, arch in enumerate(which)}
@@ -163,6 +165,8 @@ def calibrate(
         return list(results.values())
 
     enough(len(archs))
+    place = resolve(device)  # one for all rounds
+    device, (mode, dtype) = str(place), setting(place, mode, dtype)
     start = time.perf_counter()
     results = run([*archs, *holdout])
     errors = [found for found in results if isinstance(found, SretNasError)]

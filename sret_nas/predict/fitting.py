@@ -11,8 +11,8 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.device import Fingerprint
 from sret_nas.errors import UsageError
-from sret_nas.predict.operators import NAMES, features
 from sret_nas.predict.predictor import Predictor
+from sret_nas.predict.terms import features, names
 
 MIN_ARCHITECTURES = 20
 """The fewest measured architectures to fit on."""
@@ -50,8 +50,9 @@ def fit(
         UsageError: too few architectures.
     """
     enough(len(archs))
-    rows = [features(arch, batch) for arch in archs]
-    table = np.array([[row[name] for name in NAMES] for row in rows])
+    terms = names(fingerprint.device)
+    rows = [features(arch, batch, fingerprint.device) for arch in archs]
+    table = np.array([[row[name] for name in terms] for row in rows])
     times = np.asarray(measured_ms, float)
     left_out = cross_validated(table, times)
     # The split-conformal quantile: covers a new architecture with 95%, if it is like these.
@@ -64,8 +65,8 @@ def fit(
         mode=mode,
         space=space,
         architectures=len(archs),
-        ms_per_unit=dict(zip(NAMES, _solve(table, times).tolist(), strict=True)),
-        largest=dict(zip(NAMES, table.max(axis=0).tolist(), strict=True)),
+        ms_per_unit=dict(zip(terms, _solve(table, times).tolist(), strict=True)),
+        largest=dict(zip(terms, table.max(axis=0).tolist(), strict=True)),
         fastest_ms=float(times.min()),
         slowest_ms=float(times.max()),
         margin=float(margin),

@@ -11,7 +11,7 @@ from sret_nas import files
 from sret_nas.arch import Architecture
 from sret_nas.device import Fingerprint, cache_folder, fingerprint, resolve
 from sret_nas.errors import ConfigError, UsageError
-from sret_nas.predict.operators import NAMES, features
+from sret_nas.predict.terms import features, names
 
 BEYOND = 1.25
 """How far past the calibrated range is still inside: neighbours of 20 to 50 samples."""
@@ -67,7 +67,7 @@ class Predictor(files.Record):
 
     def predict(self, arch: Architecture) -> Prediction:
         """The latency of an architecture, the margin of error, and a warning outside the range."""
-        found = features(arch, self.batch)
+        found = features(arch, self.batch, self.fingerprint.device)
         ms = sum(per_unit * found[name] for name, per_unit in self.ms_per_unit.items())
         return Prediction(ms, ms * self.margin, self._warning(found, ms))
 
@@ -96,20 +96,20 @@ def predictor_path(here: Fingerprint, batch: int, dtype: str, mode: str) -> Path
 
 
 def load(
-    device: str = "cpu",
+    device: str = "auto",
     batch: int = 1,
-    dtype: str = "fp32",
-    mode: str = "eager",
+    dtype: str | None = None,
+    mode: str | None = None,
     threads: int | None = None,
     path: Path | None = None,
 ) -> Predictor:
     """The predictor calibrated for this device, batch, dtype and mode.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch: Images per batch.
-        dtype: ``fp32``, ``bf16`` or ``fp16``.
-        mode: ``eager``, ``compile`` or ``graph``.
+        dtype: ``fp32``, ``bf16`` or ``fp16``; default: ``modes.setting`` of the device.
+        mode: ``eager``, ``compile`` or ``graph``; default: ``modes.setting`` of the device.
         threads: Threads of torch on the CPU; default: as set.
         path: The file; default: its place in the user's cache folder.
 
@@ -117,30 +117,35 @@ def load(
         UsageError: no such device, or not calibrated.
         ConfigError: the file is not a predictor, or it is of something else.
     """
-    here = fingerprint(resolve(device), threads)
+    from sret_nas.modes import setting
+
+    place = resolve(device)
+    device, here = str(place), fingerprint(place, threads)
+    mode, dtype = setting(place, mode, dtype)
     path = path or predictor_path(here, batch, dtype, mode)
-    setting = f"{device}, batch {batch}, {dtype}, {mode}, {here.threads} threads"
-    again = (
-        f"sret-nas calibrate --device {device} --batch {batch} --dtype {dtype} --mode {mode} "
-        f"--threads {here.threads}"
-    )
+    asked = f"{device}, batch {batch}, {dtype}, {mode}"
+    again = f"sret-nas calibrate --device {device} --batch {batch} --dtype {dtype} --mode {mode}"
+    if place.type == "cpu":
+        asked += f", {here.threads} threads"
+        again += f" --threads {here.threads}"
     if not path.is_file():
-        raise UsageError(f"no latency predictor for {setting}", again)
+        raise UsageError(f"no latency predictor for {asked}", again)
     try:
         found = files.load(Predictor, path)
     except ConfigError as error:
         raise ConfigError(error.problems, again) from error
     unlike = [
-        f"{what} {of_file} instead of {asked}"
-        for what, of_file, asked in (
+        f"{what} {of_file} instead of {wanted}"
+        for what, of_file, wanted in (
             ("device", found.fingerprint, here),
             ("batch", found.batch, batch),
             ("dtype", found.dtype, dtype),
             ("mode", found.mode, mode),
         )
-        if (of_file.key != here.key if isinstance(of_file, Fingerprint) else of_file != asked)
+        if (of_file.key != here.key if isinstance(of_file, Fingerprint) else of_file != wanted)
     ]
-    if unlike or set(found.ms_per_unit) != set(NAMES) or set(found.largest) != set(NAMES):
+    terms = set(names(here.device))
+    if unlike or set(found.ms_per_unit) != terms or set(found.largest) != terms:
         what = "; ".join(unlike) or "features of another version"
         raise ConfigError(f"{path}: calibrated for something else: {what}", again)
     return found

@@ -42,7 +42,9 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
         trials = [
             t
             for t in outcome.trials
-            if t.state == state and t.number not in on_front and cost in t.user_attrs["metrics"]
+            if t.state == state
+            and t.number not in on_front
+            and t.user_attrs["metrics"].get(cost) is not None
         ]
         if trials:
             line = {"width": 1.5, "color": colour} if state == TrialState.PRUNED else {"width": 0}
@@ -63,7 +65,9 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
             line = _members(here, quality, cost, name, known, spreads(outcome, quality))
             traces.append(line | {"marker": marker})
     traces += _published(outcome, quality, cost, known)
-    shown = [r for r in references if cost in ("macs", "params")]
+    x = [value for trace in traces for value in trace["x"]]
+    shown = [r for r in references if cost in ("macs", "params") and x]
+    shown = [r for r in shown if min(x) / 2 <= getattr(r, cost) <= 2 * max(x)]
     for kind, name, symbol in (
         (True, "published SReT, cost only", "triangle-up"),
         (False, "timm, cost only", "square"),
@@ -84,7 +88,6 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
                     "hovertemplate": "%{text}<extra></extra>",
                 }
             )
-    x = [value for t in traces if "yaxis" not in t for value in t["x"]]
     axis: Figure = {"title": {"text": TITLES[cost]}, "tickformat": "~s"}
     quality_axis: Figure = {"title": {"text": TITLES[quality]}}
     layout: Figure = {"xaxis": axis, "yaxis": quality_axis, "showlegend": True}
@@ -104,7 +107,7 @@ def _front(outcome: Outcome, quality: str, cost: str, references: Sequence[Refer
             "automargin": True,
         }
     if x:  # the candidates fill the chart; what is known is seen as far as it is near
-        near = [getattr(r, cost) for r in shown if min(x) / 2 <= getattr(r, cost) <= 2 * max(x)]
+        near = [getattr(r, cost) for r in shown]
         low, high = min(x + near), max(x + near)
         room = 0.06 * (high - low) or 0.1 * high
         axis["range"] = [low - room, high + room]
@@ -228,7 +231,8 @@ def _points(
 def _told(number: int, metrics: dict[str, Any], name: str | None) -> str:
     words = [f"trial {number}" + (f" = {name}" if name else "")]
     words.append(f"loss {metrics['val_loss']:.4f}, accuracy {metrics['val_accuracy']:.1%}")
-    words.append(", ".join(format_quantity(k, metrics[k]) for k in ("macs", "params")))
+    costs = [key for key in ("macs", "params", "latency_ms", "peak_bytes") if metrics.get(key)]
+    words.append(", ".join(format_quantity(key, metrics[key]) for key in costs))
     return "<br>".join(words)
 
 

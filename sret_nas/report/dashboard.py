@@ -5,26 +5,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import secrets
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna_dashboard
 import waitress.server
 from optuna.artifacts import FileSystemArtifactStore
 
 from sret_nas.errors import ConfigError, SretNasError, UsageError
+from sret_nas.report.guard import Bound, Guard, OneStudy
+from sret_nas.report.looks import Styled
 from sret_nas.report.publish import Publisher
 from sret_nas.search import Outcome
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 EVERY_S = 4.0
 """Between two looks at the study for what is new."""
 FIRST_S = 3.0
 """The longest that the first page waits for notes and artifacts; the rest follows."""
 THREADS = 6
-EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 (to warn of it)
 
 
 def refuse_other(outcome: Outcome) -> None:
@@ -59,9 +65,12 @@ class Dashboard:
         host: Interface to listen on.
         port: Port to listen on; 0 takes a free one.
         warn: Told in one line what cannot be written; the dashboard goes on without it.
+        writes: Whether it may change the study; default where this machine alone reaches it.
+        all_studies: Show what else is in the storage.
 
     Attributes:
-        url: Of the study's page.
+        url: Of the study's page; with a token where others can reach it.
+        bound: Where it listens.
 
     Raises:
         ConfigError: the study is not one of ours.
@@ -75,6 +84,8 @@ class Dashboard:
         host: str = "127.0.0.1",
         port: int = 8080,
         warn: Callable[[str], None] = lambda _: None,
+        writes: bool | None = None,
+        all_studies: bool = False,
     ) -> None:
         refuse_other(outcome)
         self.outcome, self.warn = outcome, warn
@@ -83,14 +94,22 @@ class Dashboard:
         self.warned = False
         self.socket = _listen(host, port)
         store = FileSystemArtifactStore(str(artifacts))
-        app = optuna_dashboard.wsgi(outcome.study._storage, artifact_store=store)
+        app: WSGIApplication = optuna_dashboard.wsgi(outcome.study._storage, artifact_store=store)
+        app = Styled(app)
+        if not all_studies:
+            app = OneStudy(app, outcome.study._study_id, self._owns)
+        address, port = self.socket.getsockname()[:2]
+        self.bound = Bound(host, address)
+        self.token = None if self.bound.loopback else secrets.token_urlsafe(24)
+        self.writes = self.bound.loopback if writes is None else writes
+        self.app = Guard(app, self.bound, self.token, self.writes)
         logging.getLogger("waitress").setLevel(logging.ERROR)
         self.server = waitress.server.create_server(
-            app, sockets=[self.socket], threads=THREADS, clear_untrusted_proxy_headers=True
+            self.app, sockets=[self.socket], threads=THREADS, clear_untrusted_proxy_headers=True
         )
-        shown = "localhost" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
-        bound = self.socket.getsockname()[1]
-        self.url = f"http://{shown}:{bound}/dashboard/studies/{outcome.study._study_id}"
+        shown = "localhost" if self.bound.everywhere else f"[{host}]" if ":" in host else host
+        query = "" if self.token is None else f"?token={self.token}"
+        self.url = f"http://{shown}:{port}/dashboard/studies/{outcome.study._study_id}{query}"
         self.thread = threading.Thread(target=self._keep_up, name="publish", daemon=True)
 
     def __enter__(self) -> Dashboard:
@@ -101,12 +120,17 @@ class Dashboard:
     def __exit__(self, *exc: object) -> None:
         self.stop.set()
         self.server.close()
+        self.socket.close()
         self.thread.join(timeout=5)
 
     def serve(self) -> None:
         """Answer until Ctrl-C or SIGTERM."""
         with _interruptible():
             self.server.run()  # returns on KeyboardInterrupt
+
+    def _owns(self, trial_id: int) -> bool:
+        trials = self.outcome.study.get_trials(deepcopy=False)
+        return any(trial._trial_id == trial_id for trial in trials)
 
     def _keep_up(self) -> None:
         while not self.stop.wait(EVERY_S):
@@ -124,6 +148,8 @@ class Dashboard:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if "\0" in host or not _is_name(host):
+        raise UsageError(f"--host: given '{host}': not a name of a machine", "e.g. 127.0.0.1")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -137,6 +163,14 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"cannot listen on {host} port {port}: {error.strerror}", "choose --host and --port"
         ) from error
+
+
+def _is_name(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

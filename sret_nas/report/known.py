@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sret_nas import zoo
+from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 
 
@@ -28,14 +31,18 @@ class Reference:
     id: str | None = None
 
 
-def published_name(arch_id: str) -> str | None:
-    """The published SReT with this identity, if there is one."""
-    return _published().get(arch_id)
+def published_name(arch: Architecture) -> str | None:
+    """The published SReT that an architecture is, whatever its classes and channels."""
+    known = _published(arch.num_classes, arch.in_chans)
+    return next((name for name, other in known.items() if other.id == arch.id), None)
 
 
 @functools.cache
-def _published() -> dict[str, str]:
-    return {arch.id: name for name, arch in zoo.PUBLISHED.items()}
+def _published(num_classes: int, in_chans: int) -> dict[str, Architecture]:
+    return {
+        name: arch.at(num_classes=num_classes, in_chans=in_chans)
+        for name, arch in zoo.PUBLISHED.items()
+    }
 
 
 CARD = "timm's model card"
@@ -48,10 +55,16 @@ TIMM = (
 """As the model cards of timm on Hugging Face state them, rounded as there; GMACs at 224 px."""
 
 
-def references() -> list[Reference]:
-    """The published SReT and the baselines of timm, cheapest first."""
+def references(space: Mapping[str, Any]) -> list[Reference]:
+    """The published SReT with the classes of a space, and baselines of timm, cheapest first.
+
+    Args:
+        space: The space file; where it has a choice of classes or channels, 1000 and 3.
+    """
+    head = {"num_classes": 1000, "in_chans": 3}
+    head |= {key: space[key] for key in head if isinstance(space.get(key), int)}
     published = [
         Reference(name, cost(arch).macs, cost(arch).params, "exact, by formula", arch.id)
-        for name, arch in zoo.PUBLISHED.items()
+        for name, arch in _published(**head).items()
     ]
     return sorted([*published, *TIMM], key=lambda reference: reference.macs)

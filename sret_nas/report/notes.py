@@ -9,10 +9,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import Cost, cost
+from sret_nas.report import words
 from sret_nas.report.known import published_name
 from sret_nas.search import Confirmation, Member, Outcome
 from sret_nas.search.objectives import TITLES
-from sret_nas.units import Budget, format_count, format_quantity
+from sret_nas.units import Budget, format_count
 
 LAST_EPOCHS = 4
 """The last values of the curve that a note shows."""
@@ -58,20 +59,16 @@ def of_study(outcome: Outcome) -> str:
         f"{counts['failed']} failed; {_count(len(outcome.front), 'member')} of the front.",
     ]
     if best is not None:
-        found, seeds = cost(best.architecture), best.confirmation
-        lines.append(
-            f"**Recommended: trial {best.trial}**, {format_quantity('macs', found.macs)}, "
-            f"{format_quantity('params', found.params)}, validation loss "
-            + (
-                f"{seeds.val_loss:.4f} ± {seeds.val_loss_std:.4f} over {seeds.seeds} seeds."
-                if seeds
-                else f"{best.metrics['val_loss']:.4f} with one seed."
-            )
+        seeds = best.confirmation.seeds if best.confirmation else 1
+        told = ", ".join(
+            f"{words.NAMES[name]} {words.reached(outcome, best, name)}"
+            for name in words.metrics_of(outcome)
         )
+        lines.append(f"**Recommended: trial {best.trial}**, {told}; {_count(seeds, 'seed')}.")
     lines.append(
         f"Trained by the proxy: {config.proxy.epochs} epochs at {config.proxy.image_size} px on "
-        f"{_text(config.data['source'])}. Losses order architectures; they do not promise what a "
-        f"full training reaches. Costs are of the full architecture, exact."
+        f"{_text(words.data(outcome))}. They order architectures; they do not promise what a "
+        f"full training reaches. {words.exactness(outcome)}"
     )
     lines.append("The whole story: `sret-nas report RUN`, or `report.html` in the run's folder.")
     return "\n\n".join(lines)
@@ -86,6 +83,8 @@ def _reached(trial: FrozenTrial, metrics: dict[str, Any], seeds: Confirmation | 
         return f"{first}: {_text(why)}" + (f"\n\n```\n{error}\n```" if error else "")
     words = f"{first}, {_count(epochs, 'epoch')}: "
     words += f"validation loss {metrics['val_loss']:.4f}, accuracy {metrics['val_accuracy']:.1%}."
+    if "eager" in trial.user_attrs:
+        words += f"\n\nTrained without CUDA graphs: {_text(trial.user_attrs['eager'])}."
     if seeds is not None:
         words += (
             f"\n\n**Confirmed** over {seeds.seeds} seeds: validation loss {seeds.val_loss:.4f} "
@@ -100,7 +99,7 @@ def _reached(trial: FrozenTrial, metrics: dict[str, Any], seeds: Confirmation | 
 def _costs(
     arch: Architecture, found: Cost, metrics: dict[str, Any], budgets: Sequence[Budget]
 ) -> str:
-    name = published_name(arch.id)
+    name = published_name(arch)
     lines = [f"`{arch.id}`" + (f", the published **{name}**" if name else "")]
     for metric in ("macs", "params", "peak_bytes", "latency_ms"):
         value = metrics.get(metric)

@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from sret_nas import files
 from sret_nas.cost import cost
-from sret_nas.report import charts
+from sret_nas.report import charts, words
 from sret_nas.report.draw import draw
-from sret_nas.report.known import references
+from sret_nas.report.known import published_name, references
 from sret_nas.search import Member, Outcome, RunDir
 from sret_nas.search.rundir import reported
 from sret_nas.units import Budget, format_count, format_quantity
@@ -51,11 +51,13 @@ def page(outcome: Outcome) -> str:
     )
     environment.filters["quantity"] = lambda value, metric: format_quantity(metric, value)
     environment.filters["count"] = format_count
+    environment.filters["amount"] = lambda value, metric: words.amount(metric, value)
     return environment.get_template("page.html.j2").render(_content(outcome)) + "\n"
 
 
 def _content(outcome: Outcome) -> dict[str, Any]:
-    config, known = outcome.config, references()
+    config = outcome.config
+    known = references(config.space)
     best = outcome.recommended()
     members = outcome.front
     shown = members[:MOST_MEMBERS]
@@ -71,12 +73,17 @@ def _content(outcome: Outcome) -> dict[str, Any]:
         "config": config,
         "counts": outcome.counts(),
         "best": best and _member(outcome, best),
-        "accuracy_std": best and charts.spreads(outcome, "val_accuracy")[best.trial],
-        "cheapest": members[0] if members else None,
+        "metrics": words.metrics_of(outcome),
+        "names": words.NAMES,
+        "exactness": words.exactness(outcome),
+        "data": words.data(outcome),
+        "classes": words.classes(outcome),
+        "stripped": any("yaxis2" in figure["layout"] for figure in figures),
+        "stopped": outcome.counts()["pruned"] > 0,
         "why": best and _why(outcome, best),
         "members": [_member(outcome, member) for member in shown],
         "hidden": len(members) - len(shown),
-        "front": members,
+        "front": [_row(outcome, member) for member in members],
         "front_figures": len(figures) - bool(hypervolume),
         "hypervolume": bool(hypervolume),
         "figures": figures,
@@ -125,7 +132,7 @@ def _why(outcome: Outcome, best: Member) -> list[str]:
     members = outcome.front
     standing = [member for member in members if not member.dethroned]
     (goal,) = [goal for goal in outcome.config.goals if goal.trained]
-    name = goal.title.partition(" (")[0]
+    name = words.NAMES[goal.name]
     most = "lowest" if goal.direction == "minimize" else "highest"
     if len(standing) == 1:
         first = "It is the only architecture on the front"
@@ -146,17 +153,7 @@ def _why(outcome: Outcome, best: Member) -> list[str]:
     lost = len(members) - len(standing)
     if lost:
         told.append(f"{lost} of the front fell behind another once confirmed, and do not count.")
-    cheap = standing[0]
-    if cheap.trial != best.trial and cheap.metrics["macs"] and best.metrics["macs"]:
-        ratio = best.metrics["macs"] / cheap.metrics["macs"]
-        losses = [
-            m.confirmation.val_loss if m.confirmation else float(m.metrics["val_loss"] or 0)
-            for m in (cheap, best)
-        ]
-        told.append(
-            f"If cost matters more: trial {cheap.trial} needs {ratio:.1f} times fewer MACs, at a "
-            f"validation loss of {losses[0]:.4f} instead of {losses[1]:.4f}."
-        )
+    told += words.cheaper(outcome, best)
     return told
 
 
@@ -171,18 +168,24 @@ def _over(budgets: Sequence[Budget], member: Member) -> list[str]:
     ]
 
 
+def _row(outcome: Outcome, member: Member) -> dict[str, Any]:
+    """A member as its figures are shown: each metric, with its spread over the seeds."""
+    return {
+        "trial": member.trial,
+        "shown": {n: words.reached(outcome, member, n) for n in words.metrics_of(outcome)},
+        "confirmation": member.confirmation,
+        "dethroned": member.dethroned,
+    }
+
+
 def _member(outcome: Outcome, member: Member) -> dict[str, Any]:
     arch = member.architecture
     (trial,) = [t for t in outcome.trials if t.number == member.trial]
     found = cost(arch)
-    name = next((r.name for r in references() if r.id == member.id), None)
-    return {
-        "trial": member.trial,
+    name = published_name(arch)
+    return _row(outcome, member) | {
         "id": member.id,
         "name": name,
-        "metrics": member.metrics,
-        "confirmation": member.confirmation,
-        "dethroned": member.dethroned,
         "drawing": Markup(draw(arch, f"trial {member.trial}", paper=False)),  # noqa: S704 (it escapes)
         "curve": Markup(charts.curve(trial.user_attrs.get("curve", []))),  # noqa: S704 (likewise)
         "stages": found.by_stage,

@@ -11,7 +11,8 @@ from sret_nas.cost import cost
 from sret_nas.report import charts
 from sret_nas.report.charts import FRONT, OTHER, STOPPED, Figure
 from sret_nas.report.known import published_name, references
-from sret_nas.search import Outcome
+from sret_nas.report.words import NAMES
+from sret_nas.search import Outcome, objectives
 from sret_nas.search.objectives import TITLES
 
 MOST_BARS = 24
@@ -24,19 +25,21 @@ STAGES = ("#8c95a4", "#a9c4f7", "#5b8be6", "#2458c5", "#163a85", "#0d2452")
 
 def of_study(outcome: Outcome) -> dict[str, Figure]:
     """Figures by name; a name is an identifier in HTML."""
-    costs = [goal.name for goal in outcome.config.goals if not goal.trained] or ["macs"]
-    fronts = charts.front(outcome, references())
+    costs = objectives.costs(outcome.config.goals)
+    part = counted(outcome)
+    fronts = charts.front(outcome, references(outcome.config.space))
     found = {
-        f"front-{name}": _dressed(figure, f"Front: quality and {TITLES[name]}")
+        f"front-{name}": _dressed(figure, f"Front: {NAMES[name]}")
         for name, figure in zip(costs, fronts, strict=True)
     }
     found["learning-curves"] = _dressed(curves(outcome), "Learning curves of all trials")
-    found["cost-by-stage"] = _dressed(stages(outcome), "Where the MACs of the front go")
+    found["cost-by-stage"] = _dressed(stages(outcome), f"Where the {NAMES[part]} of the front go")
     return found
 
 
 def curves(outcome: Outcome) -> Figure:
-    """Validation loss by epoch of every trial that was trained."""
+    """The quality by epoch of every trial that was trained."""
+    quality = objectives.quality(outcome.config.goals).name
     on_front = {member.trial for member in outcome.front}
     trained = [trial for trial in outcome.trials if trial.user_attrs.get("curve")]
     points = sum(len(trial.user_attrs["curve"]) for trial in trained)
@@ -45,7 +48,7 @@ def curves(outcome: Outcome) -> Figure:
     front = [t for t in trained if t.number in on_front]
     others = [t for t in trained if t not in stopped and t not in front]
     traces = [
-        _lines(group, name, colour, step)
+        _lines(group, name, colour, step, quality)
         for group, name, colour in (
             (stopped, "stopped at a rung", STOPPED),
             (others, "others", OTHER),
@@ -55,7 +58,7 @@ def curves(outcome: Outcome) -> Figure:
     ]
     axes = {
         "xaxis": {"title": {"text": "epoch"}, "dtick": 1 if _longest(trained) <= 12 else None},
-        "yaxis": {"title": {"text": TITLES["val_loss"]}},
+        "yaxis": {"title": {"text": TITLES[quality]}},
     }
     return {"data": traces, "layout": axes}
 
@@ -64,7 +67,9 @@ def _longest(trials: Sequence[FrozenTrial]) -> int:
     return max((len(trial.user_attrs["curve"]) for trial in trials), default=0)
 
 
-def _lines(trials: Sequence[FrozenTrial], name: str, colour: str, step: int) -> Figure:
+def _lines(
+    trials: Sequence[FrozenTrial], name: str, colour: str, step: int, quality: str
+) -> Figure:
     """Many curves as one trace; a gap ends each."""
     x: list[int | None] = []
     y: list[float | None] = []
@@ -73,7 +78,7 @@ def _lines(trials: Sequence[FrozenTrial], name: str, colour: str, step: int) -> 
         curve = trial.user_attrs["curve"]
         for epoch in [*curve[-1::-step][::-1], None]:  # the last value always stays
             x.append(epoch and epoch["epoch"])
-            y.append(epoch and round(epoch["val_loss"], 4))
+            y.append(epoch and round(epoch[quality], 4))
             numbers.append(trial.number)
     return {
         "type": "scatter",
@@ -89,13 +94,20 @@ def _lines(trials: Sequence[FrozenTrial], name: str, colour: str, step: int) -> 
     }
 
 
+def counted(outcome: Outcome) -> str:
+    """The cost that is shown by stage: of those that are sought the first that is counted so."""
+    sought = objectives.costs(outcome.config.goals)
+    return next((name for name in sought if name in ("macs", "params")), "macs")
+
+
 def stages(outcome: Outcome) -> Figure:
-    """MACs of each member of the front by stage, cheapest first."""
+    """MACs, or parameters where those are sought, of each member of the front by stage."""
+    metric = counted(outcome)
     members = outcome.front[:MOST_BARS]
-    parts = [{p.stage: p.macs for p in cost(m.architecture).by_stage} for m in members]
+    parts = [{p.stage: getattr(p, metric) for p in cost(m.architecture).by_stage} for m in members]
     names = list(dict.fromkeys(name for part in parts for name in part))
     titles = [
-        f"trial {m.trial}" + (f"<br>{name}" if (name := published_name(m.id)) else "")
+        f"trial {m.trial}" + (f"<br>{name}" if (name := published_name(m.architecture)) else "")
         for m in members
     ]
     traces: list[Figure] = [
@@ -105,14 +117,14 @@ def stages(outcome: Outcome) -> Figure:
             "x": titles,
             "y": [part.get(name, 0) for part in parts],
             "marker": {"color": STAGES[i % len(STAGES)]},
-            "hovertemplate": "%{x}: %{y:.4s} MACs<extra>%{fullData.name}</extra>",
+            "hovertemplate": "%{x}: %{y:.4s} " + NAMES[metric] + "<extra>%{fullData.name}</extra>",
         }
         for i, name in enumerate(names)
     ]
     axes: dict[str, Any] = {
         "barmode": "stack",
         "xaxis": {"type": "category"},
-        "yaxis": {"title": {"text": TITLES["macs"]}, "tickformat": "~s"},
+        "yaxis": {"title": {"text": TITLES[metric]}, "tickformat": "~s"},
     }
     return {"data": traces, "layout": axes}
 

@@ -182,7 +182,7 @@ class Upkeep:
 def _stamp(outcome: Outcome) -> Stamp:
     keys = outcome.study.user_attrs
     finished = sum(trial.state.is_finished() for trial in outcome.trials)
-    return finished, sum(key.startswith(("confirmed:", "latency:")) for key in keys)
+    return finished, sum(key.startswith("confirmed:") for key in keys)
 
 
 def _in_order(outcome: Outcome) -> Iterator[tuple[FrozenTrial, Member | None]]:

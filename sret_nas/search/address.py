@@ -13,7 +13,8 @@ from pathlib import Path
 import sqlalchemy.exc
 from sqlalchemy.engine import URL, make_url
 
-from sret_nas.errors import UsageError
+from sret_nas import files
+from sret_nas.errors import ConfigError, UsageError
 
 ENV = "SRET_NAS_STORAGE"
 """The environment variable that stands for ``--storage``."""
@@ -102,11 +103,7 @@ def _plain(url: URL) -> URL:
 
 def _first_line(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--storage: {path} cannot be read: {_why(error)}") from None
+        lines = files.read_text(path).splitlines()
+    except ConfigError as error:
+        raise UsageError(f"--storage: {error}") from None
     return next((line.strip() for line in lines if line.strip()), "")
-
-
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    return str(getattr(error, "strerror", None) or "not a text")

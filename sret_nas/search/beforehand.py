@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -21,7 +22,14 @@ def published(space: SearchSpace, config: RunConfig) -> list[Architecture]:
     """The published variants to try first, cheapest first; each function once."""
     if not config.published:
         return []
-    distinct = {arch.id: arch for arch in zoo.PUBLISHED.values() if arch in space}
+    top = space.coding.top
+    heads = itertools.product(top["num_classes"].choices, top["in_chans"].choices)
+    fitted = (
+        arch.at(num_classes=classes, in_chans=channels)
+        for classes, channels in heads
+        for arch in zoo.PUBLISHED.values()
+    )
+    distinct = {arch.id: arch for arch in fitted if arch in space}
     return sorted(distinct.values(), key=lambda arch: cost(arch).macs)
 
 
@@ -65,16 +73,15 @@ class Beforehand:
             "params": found.params,
             "peak_bytes": found.peak_bytes,
         }
-        for batch in self._batches()[:1]:
-            metrics["latency_ms"] = self.tell(arch, batch).ms
+        timing = self.timing(arch)
+        if timing is not None:
+            metrics["latency_ms"] = timing.ms
         return metrics
 
-    def _batches(self) -> list[int]:
-        """Batch sizes whose latency matters; the first is the objective's."""
-        bounds = [b.batch for b in self.config.budgets if b.metric == "latency_ms"]
-        if any(goal.name == "latency_ms" for goal in self.config.goals):
-            bounds = bounds or [1]
-        return bounds
+    def timing(self, arch: Architecture) -> Timing | None:
+        """The latency that is a metric of the candidate, where it matters."""
+        batches = self.config.latency_batches
+        return self.tell(arch, batches[0]) if batches else None
 
     def turn_down(self, arch: Architecture) -> str | None:
         """Why an architecture cannot be tried, if so.

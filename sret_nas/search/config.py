@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 import subprocess
@@ -13,15 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from packaging.version import Version
-from pydantic import Field
+from packaging.version import InvalidVersion, Version
+from pydantic import Field, PrivateAttr
 
 import sret_nas
 from sret_nas import files
-from sret_nas.errors import ConfigError
-from sret_nas.proxy import Proxy
+from sret_nas.device import AUTO
+from sret_nas.errors import ConfigError, UsageError
+from sret_nas.proxy import PRESETS, Proxy
 from sret_nas.search.objectives import Objective, parse
-from sret_nas.space import SearchSpace
+from sret_nas.space import SearchSpace, transform
 from sret_nas.space.grammar import SpaceFile
 from sret_nas.units import Budget, parse_budgets
 
@@ -35,20 +35,26 @@ class RunConfig(files.Record):
     Attributes:
         space: The whole space file.
         space_folder: Where it lay; a callable's module is looked for there.
-        space_code: Hash of that module; ``None`` without a callable.
+        space_code: Hash of that module; ``None`` without a callable. Only a module of that
+            content runs, and only in a configuration made by ``trusting``.
         budget: As written, e.g. ``4GFLOPs``.
         objectives: Metric names.
         data: Name or path, and the content hash of the splits.
+        images: What of the data is used: ``DataSet.describe``.
         proxy: The whole proxy.
         sampler: Name of the sampler.
         seed: Of everything random.
         published: Whether the published variants are tried first.
-        device: Where candidates train.
+        device: Where candidates train: the device that was chosen, once the run is written.
+        latency_mode: How latencies are measured: ``eager``, ``compile`` or ``graph``; ``None``
+            where none matters, or for the device's default: ``with_latency`` fills it in.
+        latency_dtype: The same for ``fp32``, ``bf16`` or ``fp16``.
         trials: Candidates over the whole run; ``None`` for no limit.
         timeout_s: Seconds over the whole run; ``None`` for no limit.
         workers: Processes.
         heartbeat_s: Seconds between two signs of life of a worker.
         versions: Of the packages, when the run began.
+        later_versions: Others that it went on with, by leave of ``accepting_versions``.
         commit: Of the checkout, when the run began; ``None`` outside one.
     """
 
@@ -61,17 +67,35 @@ class RunConfig(files.Record):
     budget: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ("val_loss", "macs")
     data: dict[str, str]
+    images: dict[str, Any] = Field(default_factory=dict)
     proxy: Proxy
     sampler: str = "auto"
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     published: bool = True
-    device: str = "cpu"
+    device: str = AUTO
+    latency_mode: str | None = None
+    latency_dtype: str | None = None
     trials: Annotated[int, Field(strict=True, ge=1)] | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
     workers: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
     heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     versions: dict[str, str] = Field(default_factory=dict)
+    later_versions: tuple[dict[str, str], ...] = ()
     commit: str | None = None
+    _allow_code: bool = PrivateAttr(default=False)  # never from a file or a study
+    _accept_versions: bool = PrivateAttr(default=False)
+
+    def trusting(self) -> RunConfig:
+        """The same with leave to run the module of the space's callable, if its hash agrees."""
+        config = self.model_copy()
+        config._allow_code = True
+        return config
+
+    def accepting_versions(self) -> RunConfig:
+        """The same with leave to go on with a run that was begun with other versions."""
+        config = self.model_copy()
+        config._accept_versions = True
+        return config
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -83,28 +107,85 @@ class RunConfig(files.Record):
         """The objectives."""
         return parse(self.objectives)
 
+    @property
+    def latency_batches(self) -> list[int]:
+        """Images at once of the latencies that matter; the first's is a trial's metric."""
+        found = [bound.batch for bound in self.budgets if bound.metric == "latency_ms"]
+        if any(goal.name == "latency_ms" for goal in self.goals):
+            found = found or [1]
+        return found
+
+    @property
+    def latency(self) -> dict[str, Any] | None:
+        """How the latencies of the run are measured; ``None`` where none matters."""
+        batches = self.latency_batches
+        if not batches or self.latency_mode is None:
+            return None
+        return {
+            "mode": self.latency_mode,
+            "dtype": self.latency_dtype,
+            "batch": batches[0],
+            "device": self.device,
+        }
+
+    def with_latency(self) -> RunConfig:
+        """The same with how latencies are measured on its device, where one matters.
+
+        Raises:
+            UsageError: that was asked for and none matters; or it lacks that mode or dtype.
+        """
+        asked = self.latency_mode or self.latency_dtype
+        if not self.latency_batches:
+            if asked:
+                raise UsageError(
+                    f"latency: given {asked}, but no budget and no objective is a latency",
+                    "e.g. --budget 2ms, or --objectives loss,latency",
+                )
+            return self
+        import torch
+
+        from sret_nas.latency import check
+        from sret_nas.modes import setting
+
+        place = torch.device("cuda:0" if self.device == "cuda" else self.device)
+        if place.type == "cpu" or torch.cuda.is_available():
+            check(self.latency_dtype, str(place), self.latency_mode)
+        mode, dtype = setting(place, self.latency_mode, self.latency_dtype)
+        return self.model_copy(update={"latency_mode": mode, "latency_dtype": dtype})
+
     def search_space(self) -> SearchSpace:
         """The space.
 
         Raises:
-            ConfigError: its callable is not here, or has changed since the run began.
+            ConfigError: its callable is not here, has changed since the run began, or
+                may not run.
         """
-        folder = Path(self.space_folder) if self.space_folder else None
-        space = SearchSpace(SpaceFile.model_validate(self.space), folder)
-        if self.space_code not in (None, code_of(space)):
-            raise ConfigError(
-                f"callable '{space.file.callable}' is not the one that the run was begun with: "
-                "its module has another content",
-                "bring the module of that run here",
-            )
-        return space
+        return SearchSpace(
+            SpaceFile.model_validate(self.space),
+            self._folder,
+            self._allow_code,
+            code=self.space_code or "",
+        )
+
+    @property
+    def _folder(self) -> Path | None:
+        return Path(self.space_folder) if self.space_folder else None
+
+    @property
+    def code(self) -> tuple[str, Path] | None:
+        """The space's callable and the file of its module, which is not run."""
+        name = self.space.get("callable")
+        return None if name is None else (str(name), transform.source(str(name), self._folder))
 
     def identity(self) -> dict[str, Any]:
         """What may not differ when a run is continued."""
+        how = (self.latency_mode or "eager", self.latency_dtype or "fp32")
+        unusual = how if self.latency_batches and how != ("eager", "fp32") else None
         return {
             "space": self.space,
             **({"callable": self.space_code} if self.space_code else {}),
-            "budget": sorted(str(budget) for budget in self.budgets),
+            **({"latency": list(unusual)} if unusual else {}),
+            "budget": sorted(budget.exact for budget in self.budgets),
             "objectives": list(self.objectives),
             "data": self.data["fingerprint"],
             "proxy": self.proxy.model_dump(mode="json"),
@@ -134,11 +215,34 @@ class RunConfig(files.Record):
             ConfigError: with every difference.
         """
         differences = list(_differences(earlier.identity(), self.identity()))
-        if differences:
-            raise ConfigError(
-                f"{where} is another run: {'; '.join(differences)}",
-                "choose another --out, or ask for what the run was begun with (its config.yaml)",
+        if not differences:
+            return
+        hint = "choose another --out, or ask for what the run was begun with (its config.yaml)"
+        if earlier.device != self.device and earlier.proxy != self.proxy:
+            names = [name for name, plan in PRESETS.items() if plan == earlier.proxy]
+            hint += (
+                f"; it was begun on {earlier.device}, this is {self.device}, and --proxy auto "
+                "goes by the device: "
+                + "".join(f"--proxy {name}, or " for name in names)
+                + f"--device {earlier.device}"
             )
+        raise ConfigError(f"{where} is another run: {'; '.join(differences)}", hint)
+
+    def going_on(self, earlier: RunConfig, where: Path | str) -> RunConfig:
+        """This configuration for a run that was begun before: its versions are kept.
+
+        Raises:
+            ConfigError: it is another run, or was begun with other versions, unless those
+                are accepted; then those here are written down too.
+        """
+        later = earlier.later_versions
+        if not self._accept_versions:
+            refuse_other_versions(earlier.model_dump(), str(where))
+        elif other_versions(earlier.model_dump()):
+            later = (*later, versions())
+        self.refuse_other(earlier, where)
+        kept = {"versions": earlier.versions, "later_versions": later, "commit": earlier.commit}
+        return self.model_copy(update=kept)
 
 
 def _differences(
@@ -158,14 +262,9 @@ def _short(value: Any) -> str:
 
 
 def code_of(space: SearchSpace) -> str | None:
-    """Hash of the module of a space's callable; ``None`` where there is none to read."""
-    if space.transform is None:
-        return None
-    try:
-        source = inspect.getsourcefile(inspect.unwrap(space.transform))
-        return hashlib.sha256(Path(source or "").read_bytes()).hexdigest()[:16]
-    except (OSError, TypeError):
-        return None
+    """Hash of the module of a space's callable; ``None`` without one."""
+    name = space.file.callable
+    return None if name is None else transform.digest(transform.source(name, space.folder))
 
 
 def versions() -> dict[str, str]:
@@ -173,10 +272,37 @@ def versions() -> dict[str, str]:
     return {"sret_nas": sret_nas.__version__} | {name: version(name) for name in RECORDED}
 
 
-def refuse_other_versions(config: Mapping[str, Any], where: str) -> None:
-    """Check that the packages here give the numbers of those that a run was begun with.
+def other_versions(config: Mapping[str, Any]) -> list[str]:
+    """Which packages here are others than a run was begun with, or went on with by leave.
 
     Builds of one release (``2.11.0+cpu``, ``2.11.0+cu128``) count as the same.
+
+    Args:
+        config: A run's configuration as it was written, perhaps by another version.
+    """
+    here = versions()
+    begun, later = config.get("versions"), config.get("later_versions")
+    accepted = [one for one in (begun, *(later or ())) if isinstance(one, dict)]
+    differences = [
+        [
+            f"{name} is {here[name]} here, {begun[name]} there"
+            for name in here
+            if name in begun and _release(str(begun[name])) != _release(here[name])
+        ]
+        for begun in accepted
+    ]
+    return differences[0] if differences and all(differences) else []
+
+
+def _release(text: str) -> str:
+    try:
+        return Version(text).public
+    except InvalidVersion:
+        return text
+
+
+def refuse_other_versions(config: Mapping[str, Any], where: str) -> None:
+    """Check that the packages here give the numbers of those that a run was begun with.
 
     Args:
         config: A run's configuration as it was written, perhaps by another version.
@@ -185,17 +311,12 @@ def refuse_other_versions(config: Mapping[str, Any], where: str) -> None:
     Raises:
         ConfigError: with every difference.
     """
-    begun = config.get("versions") or {}
-    here = versions()
-    other = [
-        f"{name} is {here[name]} here, {begun[name]} there"
-        for name in here
-        if name in begun and Version(begun[name]).public != Version(here[name]).public
-    ]
+    other = other_versions(config)
     if other:
         raise ConfigError(
             f"{where} was begun with other versions: {'; '.join(other)}",
-            "install those here: numbers of different versions cannot be compared",
+            "install those here, or go on with: sret-nas search … --accept-versions; numbers "
+            "of different versions may not compare",
         )
 
 

@@ -11,20 +11,25 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import optuna
 
 from sret_nas.errors import InfeasibleError, SretNasError, UsageError
+from sret_nas.search import crashes
+from sret_nas.search.comparison import comparer
 from sret_nas.search.config import RunConfig
+from sret_nas.search.lease import Leased, lease
 from sret_nas.search.placement import Seat
 from sret_nas.search.presence import Vigil, me
 from sret_nas.search.rundir import RunDir
-from sret_nas.search.storage import LOOKING
-from sret_nas.search.trials import RUNNING, hand_back, owner, sweep
+from sret_nas.search.storage import LOOKING, say_on_stderr
+from sret_nas.search.trials import ATTEMPTS, RUNNING, hand_back, owner, sweep
 from sret_nas.search.work import Worker
 from sret_nas.space import clock
 
@@ -118,7 +123,7 @@ def the_data(config: RunConfig) -> DataSet:
 
     source = config.data["source"]
     data = load_data(source, seed=config.seed, **config.proxy.load_options())
-    if data.fingerprint != config.data["fingerprint"]:
+    if data.known_as(config.data["fingerprint"]) != config.data["fingerprint"]:
         raise UsageError(
             f"data '{source}' are not those that the run was begun with: their content "
             f"hash is {data.fingerprint}, not {config.data['fingerprint']}",
@@ -139,21 +144,21 @@ def make_worker(run: RunDir, config: RunConfig, stop: Stop, seat: Seat, quiet: b
     from sret_nas.evaluate import ProxyEvaluator
 
     data = the_data(config)
-    needs_clock = any(b.metric == "latency_ms" for b in config.budgets) or any(
-        goal.name == "latency_ms" for goal in config.goals
-    )
     device = resolve(seat.device)
     if device.type == "cpu":
         torch.set_num_threads(seat.threads)
+    own = lease(device)
+    batches, dtype, mode = config.latency_batches, config.latency_dtype, config.latency_mode
     return Worker(
         run=run,
         config=config,
         study=run.study(quiet=quiet),
         space=config.search_space(),
-        evaluator=ProxyEvaluator(config.proxy, data, device),
+        evaluator=Leased(ProxyEvaluator(config.proxy, data, device), own),
         fits=lambda arch: config.proxy.apply(arch, data),
         stop=stop,
-        clock=clock(seat.device) if needs_clock else None,
+        clock=clock(seat.device, dtype, mode, alone=own.measuring) if batches else None,
+        comparer=comparer(device, own, batches[0], dtype, mode) if batches else None,
         seat=seat,
         until=stop.deadline,
     )
@@ -183,7 +188,11 @@ class Alone:
 
 
 class Crew:
-    """Processes that work side by side; one that dies takes only its own trial with it."""
+    """Processes that work side by side; one that dies takes only its own trial with it.
+
+    One that is killed is replaced, as often as an architecture may be tried again; a
+    candidate is blamed only where it took its worker down itself (see ``crashes``).
+    """
 
     def __init__(
         self,
@@ -198,6 +207,8 @@ class Crew:
         self.seats = seats
         self.make = make
         self.processes: list[BaseProcess] = []
+        self.at_work: dict[BaseProcess, tuple[Seat, int]] = {}
+        self.oom_kills = crashes.oom_kills()
 
     def work(self, study: optuna.Study) -> None:
         """Start the processes, and look on until all have ended.
@@ -210,13 +221,14 @@ class Crew:
         vigil = Vigil(me().name, self.config.heartbeat_s, one_machine)
         try:
             for seat in self.seats:
-                self._start(seat)
-            while any(process.is_alive() for process in self.processes):
+                self._start(seat, ATTEMPTS - 1)
+            while self.at_work:
                 start = time.monotonic()
-                sweep(study, vigil)
+                sweep(study, vigil, but=self.seats[0].team)  # its own are heeded as they end
                 self.watch(study)
                 pause = max(POLL_S, (time.monotonic() - start) / LOOKING)
                 _wait(self.processes, pause)
+                self._heed(study)
         except BaseException as error:
             self._end(study, error)
             raise
@@ -224,13 +236,40 @@ class Crew:
         self.watch(study)
         judge([process.exitcode for process in self.processes], self.stop)
 
-    def _start(self, seat: Seat) -> None:
+    def _heed(self, study: optuna.Study) -> None:
+        """Replace those that were killed; one that ends by itself has said why."""
+        for process in [one for one in self.at_work if not one.is_alive()]:
+            seat, lives = self.at_work.pop(process)
+            code = process.exitcode or 0
+            cause = self._blame(study, process.pid, code)
+            complete = any(one.exitcode == 0 for one in self.processes)
+            if code < 0 and not (complete or self.stop()):
+                again = "another takes its place" if lives else "it is not replaced any more"
+                why = f" ({cause})" if cause else ""
+                say_on_stderr(f"a worker was killed by signal {-code}{why}: {again}")
+                if lives:
+                    self._start(seat, lives - 1)
+
+    def _blame(self, study: optuna.Study, pid: int | None, code: int) -> str:
+        """Close what a process held that has ended; what it came down by."""
+        kills = crashes.oom_kills()
+        cause = crashes.of_process(code, kills > self.oom_kills)
+        self.oom_kills = kills
+        for trial in study.get_trials(deepcopy=False, states=RUNNING):
+            who = owner(trial)
+            if who is not None and (who.pid, who.boot) == (pid, me().boot):
+                hand_back(study, trial, "crashed" if cause else "lost", cause)
+        return cause
+
+    def _start(self, seat: Seat, lives: int) -> None:
         context = multiprocessing.get_context("spawn")
         stop = (self.stop.event, self.stop.deadline, os.getpid())
         arguments = (self.run, self.config, stop, seat, self.make)
         process = context.Process(target=_work, args=arguments, name="sret-nas worker")
-        process.start()
+        with _no_main(self.make):
+            process.start()
         self.processes.append(process)
+        self.at_work[process] = seat, lives
 
     def _end(self, study: optuna.Study, error: BaseException) -> None:
         for process in self.processes:
@@ -243,6 +282,22 @@ class Crew:
             who = owner(trial)
             if who is not None and who.pid in pids and who.boot == me().boot:
                 hand_back(study, trial, why)
+
+
+@contextmanager
+def _no_main(make: MakeWorker) -> Iterator[None]:
+    """Within the block, processes begin without the user's script.
+
+    A spawned process imports the main module anew, so that a script without a main guard
+    would begin its search again in every worker. Ours need nothing of it.
+    """
+    main = sys.modules["__main__"]
+    if make.__module__ != "__main__":
+        sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def judge(codes: Sequence[int | None], stop: Stop) -> None:
@@ -269,7 +324,9 @@ def judge(codes: Sequence[int | None], stop: Stop) -> None:
 
 def _wait(processes: Sequence[BaseProcess], seconds: float) -> None:
     """Until one of those at work has ended, or the time has passed."""
-    wait([process.sentinel for process in processes if process.is_alive()], seconds)
+    sentinels = {one.sentinel: one for one in processes if one.is_alive()}
+    for ended in wait(list(sentinels), seconds):
+        sentinels[ended].join()  # type: ignore[index]  # it says so a moment before it is gone
 
 
 def _work(

@@ -24,7 +24,7 @@ class Estimate:
     Attributes:
         arch: The architecture that was timed: of median MACs under the budget.
         images_per_s: Its training speed in one worker, measured.
-        images: Work of the whole search in training images.
+        images: Work that is left, in training images.
         seconds: Wall time over all workers, if all were as fast.
     """
 
@@ -34,7 +34,9 @@ class Estimate:
     seconds: float
 
 
-def estimate(config: RunConfig, data: DataSet, trials: int) -> Estimate:
+def estimate(
+    config: RunConfig, data: DataSet, trials: int, confirmations: int | None = None
+) -> Estimate:
     """Time a few training steps and work out the rest.
 
     Bounds on latency are left out of the sample. On a CPU, torch is left with one
@@ -43,7 +45,8 @@ def estimate(config: RunConfig, data: DataSet, trials: int) -> Estimate:
     Args:
         config: The run.
         data: Its data.
-        trials: Candidates.
+        trials: Candidates that are still to be tried.
+        confirmations: Trainings that then confirm the front; default those of a usual one.
 
     Raises:
         InfeasibleError: nothing satisfies the budget.
@@ -56,4 +59,7 @@ def estimate(config: RunConfig, data: DataSet, trials: int) -> Estimate:
     arch = sorted(archs, key=lambda arch: cost(arch).macs)[len(archs) // 2]
     speed = ProxyEvaluator(config.proxy, data, device).images_per_second(arch)
     images = config.proxy.search_images(trials, data)
+    if confirmations is not None:
+        images = config.proxy.search_images(trials, data, front=0)
+        images += confirmations * config.proxy.images(config.proxy.epochs, data)
     return Estimate(arch, speed, images, images / (speed * config.workers))

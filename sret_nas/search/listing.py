@@ -10,7 +10,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from sret_nas.errors import SretNasError
+from sret_nas.errors import ConfigError, SretNasError
 from sret_nas.search.address import Address
 from sret_nas.search.confirm import at_work
 from sret_nas.search.presence import Who
@@ -91,7 +91,9 @@ def below(folder: Path) -> list[Progress]:
 
 
 def _progress(name: str, study: Study, attributes: dict[str, Any]) -> Progress:
-    config: dict[str, Any] = attributes[CONFIG]
+    config = attributes[CONFIG]
+    if not isinstance(config, dict) or not isinstance(config.get("space", {}), dict):
+        raise ConfigError(f"{name}: broken: its configuration is none")
     trials = counted(study.get_trials(deepcopy=False))
     states = Counter(trial.state for trial in trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from sret_nas.errors import UsageError
 from sret_nas.files import nearest
+from sret_nas.units import format_quantity
 
 TITLES = {
     "val_loss": "validation loss (nats)",
@@ -18,6 +19,15 @@ TITLES = {
     "peak_bytes": "peak memory (bytes)",
 }
 """Metrics as people read them, with their units."""
+SHORT = {
+    "val_loss": "val loss",
+    "val_accuracy": "val acc",
+    "macs": "MACs",
+    "params": "params",
+    "latency_ms": "ms",
+    "peak_bytes": "memory",
+}
+"""The same as headings of narrow columns and axes."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,31 @@ ALIASES = {
     "latency": "latency_ms",
     "memory": "peak_bytes",
 }
+
+
+def quality(objectives: Sequence[Objective]) -> Objective:
+    """The one that comes from training."""
+    (found,) = [objective for objective in objectives if objective.trained]
+    return found
+
+
+def costs(objectives: Sequence[Objective]) -> list[str]:
+    """Metrics of the others, in the run's order; MACs where quality alone is sought."""
+    return [objective.name for objective in objectives if not objective.trained] or ["macs"]
+
+
+def format_metric(name: str, value: float) -> str:
+    """A value for people, with its unit where its form does not tell.
+
+    Example:
+        >>> format_metric("val_accuracy", 0.8125), format_metric("latency_ms", 2.0)
+        ('81.25%', '2 ms')
+    """
+    if name == "val_loss":
+        return f"{value:.4f}"
+    if name == "val_accuracy":
+        return f"{value:.2%}"
+    return format_quantity(name, value)
 
 
 def parse(names: Sequence[str]) -> tuple[Objective, ...]:

@@ -22,11 +22,12 @@ from optuna.trial import FrozenTrial, TrialState
 from sret_nas import files, pareto
 from sret_nas.arch import Architecture
 from sret_nas.search.config import RunConfig
-from sret_nas.search.objectives import losses
+from sret_nas.search.objectives import costs, losses
 from sret_nas.search.order import Order, kendall
 from sret_nas.search.rundir import RunDir, reported
 from sret_nas.search.samplers import counted
 from sret_nas.search.session import sessions, total_s
+from sret_nas.search.storage import left_out
 from sret_nas.search.trials import returned
 from sret_nas.units import as_mapping
 
@@ -69,6 +70,8 @@ class Member:
         architecture: The architecture.
         confirmation: ``None`` until confirmed.
         dethroned: Whether another member dominates it once all are confirmed.
+        latency: Where it matters: ``ms``, ``margin_ms``, ``source``, ``warning``; of a
+            measured one also ``equal_to`` and ``on`` (see ``comparison``).
     """
 
     trial: int
@@ -77,6 +80,7 @@ class Member:
     architecture: Architecture
     confirmation: Confirmation | None = None
     dethroned: bool = False
+    latency: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as the contract has it."""
@@ -84,6 +88,7 @@ class Member:
             "trial": self.trial,
             "id": self.id,
             "metrics": self.metrics,
+            "latency": self.latency,
             "confirmation": self.confirmation and asdict(self.confirmation),
             "dethroned": self.dethroned,
             "architecture": self.architecture.to_dict(),
@@ -112,6 +117,11 @@ class Outcome:
     @cached_property
     def _attributes(self) -> dict[str, Any]:
         return self.study.user_attrs
+
+    @property
+    def foreign(self) -> int:
+        """How many trials of the study others have made; they are left out everywhere."""
+        return left_out(self.study)
 
     @property
     def exhausted(self) -> bool:
@@ -157,7 +167,7 @@ class Outcome:
             if key.startswith("confirmed:"):
                 found["training"] += value.get("seconds", 0.0)
         held = sessions(self._attributes)
-        found["latency"] += sum(session["latency"] for session in held)
+        found["latency"] += sum(session.get("latency", 0.0) for session in held)
         total = total_s(self._attributes)
         workers = sum(session["seconds"] * session["workers"] for session in held)
         overhead = max(0.0, workers - sum(found.values()))
@@ -186,30 +196,28 @@ class Outcome:
 
     @cached_property
     def front(self) -> list[Member]:
-        """The non-dominated architectures, cheapest first."""
+        """The non-dominated architectures, cheapest first by the first cost sought."""
         goals = self.config.goals
         trials = self.complete()
         points = [losses(goals, trial.user_attrs["metrics"]) for trial in trials]
         keep: Sequence[Any] = pareto.front(points).tolist() if points else []
         members = [self._member(trial) for trial, kept in zip(trials, keep, strict=True) if kept]
-        dethroned = self._dethroned(members)
+        dethroned, cost = self._dethroned(members), costs(goals)[0]
         members = [
             Member(**{**vars(member), "dethroned": lost})
             for member, lost in zip(members, dethroned, strict=True)
         ]
-        return sorted(members, key=lambda m: (m.metrics["macs"] or 0, m.trial))
+        return sorted(members, key=lambda m: (m.metrics[cost] or 0, m.trial))
 
     def _member(self, trial: FrozenTrial) -> Member:
-        metrics = dict(trial.user_attrs["metrics"])
-        measured = self._attributes.get(f"latency:{trial.number}")
-        if measured:
-            metrics["latency_ms"] = measured["median_ms"]
+        metrics = trial.user_attrs["metrics"]
         return Member(
             trial=trial.number,
             id=trial.user_attrs["id"],
             metrics={key: metrics.get(key) for key in METRICS},
             architecture=Architecture.load(trial.user_attrs["architecture"]),
             confirmation=self._confirmation(trial),
+            latency=trial.user_attrs.get("latency"),
         )
 
     def _confirmation(self, trial: FrozenTrial) -> Confirmation | None:
@@ -247,7 +255,10 @@ class Outcome:
         return [not kept for kept in pareto.front(confirmed)] if confirmed else []
 
     def recommended(self) -> Member | None:
-        """The member to take: the best quality that still stands after confirmation."""
+        """The member to take: the best quality that still stands after confirmation.
+
+        Where a latency is bounded, of those that keep the bound with their margin, if any.
+        """
         (goal,) = [goal for goal in self.config.goals if goal.trained]
 
         def quality(member: Member) -> float:
@@ -256,7 +267,14 @@ class Outcome:
             return goal.loss(float(value or 0.0))
 
         standing = [member for member in self.front if not member.dethroned]
-        return min(standing, key=quality, default=None)
+        kept = [member for member in standing if not self._too_slow(member)]
+        return min(kept or standing, key=quality, default=None)
+
+    def _too_slow(self, member: Member) -> bool:
+        """Whether its latency may exceed the bound that holds for it."""
+        bounds = [b.limit for b in self.config.budgets if b.metric == "latency_ms"][:1]
+        found = member.latency or {"ms": member.metrics["latency_ms"] or 0.0, "margin_ms": 0.0}
+        return any(found["ms"] + found["margin_ms"] > limit for limit in bounds)
 
     # -- how far the proxy can be trusted ----------------------------------------------------
 
@@ -315,6 +333,7 @@ class Outcome:
             "space": self.config.space.get("name"),
             "budget": dict(as_mapping(self.config.budgets)),
             "objectives": list(self.config.objectives),
+            "latency": self.config.latency,
             "data": self.config.data,
             "trials": self.counts(),
             "interrupted": returned(self.trials),
@@ -335,8 +354,11 @@ class Outcome:
                 {"trial": member.trial, "id": member.id}
                 | member.metrics
                 | {
+                    "latency_margin_ms": member.latency and member.latency["margin_ms"],
+                    "latency_source": member.latency and member.latency["source"],
                     "confirmed_loss": confirmation.get("val_loss"),
                     "confirmed_std": confirmation.get("val_loss_std"),
+                    "confirmed_accuracy": confirmation.get("val_accuracy"),
                     "seeds": confirmation.get("seeds", 1),
                     "test_accuracy": confirmation.get("test_accuracy"),
                     "dethroned": member.dethroned if confirmation else None,

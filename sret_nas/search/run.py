@@ -1,4 +1,4 @@
-"""A whole search: resolve, try, confirm, measure the front, write it down; or help one.
+"""A whole search: resolve, try, confirm, write it down; or help one.
 
 With one worker everything happens in this process; with more, each is a process of its
 own. Ctrl-C once ends the epochs at work and stops cleanly; twice stops at once, as does
@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ import optuna
 from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
-from sret_nas.device import cores, resolve
+from sret_nas.device import AUTO, choose, cores
 from sret_nas.errors import UsageError
-from sret_nas.search import address
+from sret_nas.search import address, records
 from sret_nas.search.config import RunConfig, refuse_other_versions
 from sret_nas.search.confirm import to_confirm
 from sret_nas.search.crew import (
@@ -43,7 +42,7 @@ from sret_nas.search.outcome import Outcome
 from sret_nas.search.placement import Seat, seats
 from sret_nas.search.presence import Vigil, Who, me
 from sret_nas.search.rundir import CONFIG, RunDir, config_of, limit_of, reported
-from sret_nas.search.session import Session
+from sret_nas.search.session import Session, sessions
 from sret_nas.search.storage import say_on_stderr
 from sret_nas.search.trials import RUNNING, owner, recover, standing, sweep
 
@@ -89,16 +88,21 @@ def search(
     """
     space = config.search_space()
     space.examine(config.budgets)
+    if config.device == AUTO:
+        config = config.model_copy(update={"device": choose().name})
+    config = config.with_latency()
     with run.only_one(), reported(run.label):
         # What is refused shall leave no folder, and what is killed no study without its folder.
         study = None if run.own_database else run.study(create=config)
         config = run.begin(config)
         study = study or run.study(create=config)
+        records.check(run.label, study.user_attrs, study.get_trials(deepcopy=False))
+        machines = [one["machine"] for one in sessions(study.user_attrs)]
         work = _Work(run, config, study, watch, make, crew=crew)
+        if machines and work.session.machine not in machines:
+            say_on_stderr(f"note: the run was on {machines[-1]}; now on {work.session.machine}")
         try:
             ending = work.carry_out()
-            if ending != "interrupted":
-                work.session.latency_s = _measure_front(config, Outcome(run, config, study))
         finally:
             work.session.save()
             outcome = Outcome(run, config, study)
@@ -110,27 +114,31 @@ def search(
 def join(
     run: RunDir,
     who: Who | None = None,
-    device: str | None = None,
+    device: str = AUTO,
     workers: int | None = None,
     data: str | None = None,
     watch: Watch = lambda _: None,
     make: MakeWorker = make_worker,
     crew: MakeCrew | None = None,
+    allow_code: bool = False,
 ) -> Ended:
     """Help with a run that a search has begun: candidates, then the front's confirmation.
 
     Args:
         run: Where; its folder is not needed.
         who: This process, whose name its workers' trials carry.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; default as the run was begun.
+        device: ``auto``, ``cpu``, ``cuda`` (all GPUs in turn) or ``cuda:N``.
         workers: Processes; default one a core on a CPU, else one.
         data: Where the data are on this machine; default as the run was begun.
         watch: Told of the study while the work goes on.
         make: Makes a worker in its process.
         crew: Who does the work; default this process, or processes of its own.
+        allow_code: Whether the module of the space's callable may run here, if its hash
+            agrees with that of the study.
 
     Raises:
-        ConfigError: no such study, or versions here would give other numbers.
+        ConfigError: no such study, its space needs code that may not run here, or
+            versions here would give other numbers.
         UsageError: the data here are others, or there is no such device.
         InfeasibleError: nothing satisfies the budget.
         SretNasError: the database or all workers failed.
@@ -138,14 +146,15 @@ def join(
     study = run.study()
     with reported(run.label):
         refuse_other_versions(study.user_attrs.get(CONFIG) or {}, run.label)
-        config = config_of(study)
-    source, device = data or config.data["source"], device or config.device
+        config = config_of(study).trusting() if allow_code else config_of(study)
+    config.search_space()  # one message, rather than one a worker
+    source, device = data or config.data["source"], choose(device, spread=True).name
     if workers is None:
         workers = cores() if device == "cpu" else 1
     config = config.model_copy(
         update={
             "data": config.data | {"source": source},
-            "device": str(resolve(device)) if device != "cuda" else device,
+            "device": device,
             "workers": workers,
         }
     )
@@ -257,28 +266,6 @@ def _interruptible(event: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, terminate)
 
 
-def _measure_front(config: RunConfig, outcome: Outcome) -> float:
-    """Measure the latency of the front where latency matters; seconds that it took."""
-    bounds = [b.batch for b in config.budgets if b.metric == "latency_ms"]
-    if not bounds and not any(goal.name == "latency_ms" for goal in config.goals):
-        return 0.0
-    from sret_nas.latency import Latency, measure
-
-    start = time.perf_counter()
-    todo = {
-        str(member.trial): member.architecture
-        for member in outcome.front
-        if f"latency:{member.trial}" not in outcome.study.user_attrs
-    }
-    if todo:
-        batch = bounds[0] if bounds else 1
-        found = measure(todo, batches=(batch,), device=config.device)
-        for (number, _), result in found.items():
-            if isinstance(result, Latency):
-                outcome.study.set_user_attr(f"latency:{number}", result.to_dict())
-    return time.perf_counter() - start
-
-
 def load(
     path: Path | str | None = None, storage: str | None = None, study: str | None = None
 ) -> Outcome:
@@ -288,9 +275,12 @@ def load(
         ConfigError: no run is there.
     """
     run = RunDir(None if path is None else Path(path), storage, study)
-    found = run.study() if not run.has_folder else None
-    config = run.config() if found is None else config_of(found)
-    return Outcome(run, config, run.study() if found is None else found)
+    with reported(run.label):
+        found = run.study() if not run.has_folder else None
+        config = run.config() if found is None else config_of(found)
+        outcome = Outcome(run, config, run.study() if found is None else found)
+        records.check(run.label, outcome.study.user_attrs, outcome.trials)
+        return outcome
 
 
 def architecture(path: Path | str, number: int) -> Architecture:

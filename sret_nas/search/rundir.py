@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sret_nas import files
 from sret_nas.errors import ConfigError, UsageError
 from sret_nas.search.address import ENV, Address
 from sret_nas.search.config import RunConfig, refuse_other_versions
-from sret_nas.search.storage import open_storage, reported, say_on_stderr
+from sret_nas.search.storage import left_out, open_storage, reported, say_on_stderr
 from sret_nas.search.trials import recover, standing
 
 __all__ = ["CONFIG", "RunDir", "config_of", "limit_of", "recover", "reported", "standing"]
@@ -54,7 +54,9 @@ class RunDir:
             storage = Address.parse(storage)
         if path is None and (storage is None or study is None):
             raise UsageError("a run is a folder, or a --storage and a --study in it")
-        self.path = path or Path("runs") / str(study)
+        if study is not None and not _is_text(study):
+            raise UsageError("--study: not a name", "allowed: text in UTF-8 without NUL")
+        self.path = path or Path("runs") / files.safe_name(str(study))
         self.has_folder = path is not None
         self.config_file = self.path / "config.yaml"
         self.place_file = self.path / "storage.yaml"
@@ -101,7 +103,7 @@ class RunDir:
     def _place(self) -> dict[str, Any]:
         if not (self.has_folder and self.place_file.exists()):
             return {}
-        found = yaml.safe_load(self.place_file.read_text(encoding="utf-8"))
+        found, _ = files.read(self.place_file)
         return found if isinstance(found, dict) and "storage" in found else {}
 
     @property
@@ -113,6 +115,11 @@ class RunDir:
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return self.config_file.exists()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether results of a study are in the folder."""
+        return (self.path / "pareto.json").exists()
 
     def config(self) -> RunConfig:
         """What the run was asked for.
@@ -126,7 +133,8 @@ class RunDir:
             raise ConfigError(
                 f"{self.path} is not a run: it has no config.yaml", "sret-nas search makes runs"
             )
-        return files.load(RunConfig, self.config_file)
+        with _naming_versions(self.label, lambda: files.read(self.config_file)[0]):
+            return files.load(RunConfig, self.config_file)
 
     def begin(self, config: RunConfig) -> RunConfig:
         """Make the folder, or check that it holds this very run.
@@ -135,14 +143,12 @@ class RunDir:
 
         Raises:
             UsageError: the folder cannot be written.
-            ConfigError: another run is in it.
+            ConfigError: another run is in it, or it was begun with other versions.
         """
+        if self.exists and self.own_database and self.has_results:
+            self.study()  # results without a study are not searched anew
         if self.exists:
-            earlier = self.config()
-            config.refuse_other(earlier, self.path)
-            config = config.model_copy(
-                update={"versions": earlier.versions, "commit": earlier.commit}
-            )
+            config = config.going_on(self.config(), self.path)
         with self._writing():
             config.save(self.config_file)
             if not self.own_database:
@@ -160,9 +166,10 @@ class RunDir:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            why = error.strerror if isinstance(error, OSError) else "not a path"
             raise UsageError(
-                f"{self.path}: cannot be written: {error.strerror}", "choose another --out"
+                f"{self.path}: cannot be written: {why}", "choose another --out"
             ) from error
 
     @contextlib.contextmanager
@@ -177,7 +184,7 @@ class RunDir:
         """
         lock = filelock.FileLock(self.path / ".search.lock")
         with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._make()
             # Names with a dot are what a search leaves that was killed before it began.
             found = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
             if found and not self.exists:
@@ -198,6 +205,17 @@ class RunDir:
         finally:
             lock.release()
 
+    def _make(self) -> None:
+        """Make the folder; where that fails, those above it go again."""
+        made = [path for path in (self.path, *self.path.parents) if not os.path.lexists(path)]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except BaseException:
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            raise
+
     # -- the study ---------------------------------------------------------------------------
 
     @property
@@ -217,38 +235,69 @@ class RunDir:
             SretNasError: the database does not answer.
         """
         if create is None and self.own_database and not self.database.exists():
-            raise ConfigError(f"{self.path}: has no study.db", "sret-nas search makes runs")
+            raise ConfigError(f"{self.path}: has no study.db", self._anew)
         with reported(self.label):
             say = (lambda _: None) if quiet else say_on_stderr
             storage = open_storage(self.address, say, create=create is not None)
             name = self._name_in(storage)
             if create is None:
                 try:
-                    return optuna.load_study(study_name=name, storage=storage)
+                    found = optuna.load_study(study_name=name, storage=storage)
                 except KeyError as error:
+                    hint = "sret-nas runs --storage … lists those it has"
                     raise ConfigError(
                         f"{self.address} has no study '{name}'",
-                        "sret-nas runs --storage … lists those it has",
+                        self._anew if self.own_database else hint,
                     ) from error
+                self._refuse_foreign(found)
+                return found
             study = optuna.create_study(
                 study_name=name,
                 storage=storage,
                 directions=[goal.direction for goal in create.goals],
                 load_if_exists=True,
             )
-            _begin(study, create, self.label, self.exists, self.own_database)
+            _begin(study, create, self.label, self.exists)
             return study
+
+    @property
+    def _anew(self) -> str:
+        if self.has_results:
+            return "its study was taken away; restore it, or choose another --out to search anew"
+        return "sret-nas search makes runs"
+
+    def _refuse_foreign(self, study: optuna.Study) -> None:
+        """Refuse a study that is not of a run: without its configuration and trials.
+
+        A search that was killed as it began leaves neither, nor anything else; an earlier
+        version wrote no configuration.
+        """
+        if CONFIG in study.user_attrs or study.get_trials(deepcopy=False):
+            return
+        if left_out(study) or self.has_results or not self.has_folder:
+            raise ConfigError(
+                f"{self.label}: study '{study.study_name}' was not made by sret-nas search",
+                "optuna-dashboard itself shows any study",
+            )
 
     def _name_in(self, storage: optuna.storages.BaseStorage) -> str:
         """The folder's name; in a database of its own, the name it had at the beginning."""
         if self._study is None and self.own_database:
-            names = optuna.get_all_study_names(storage)
-            if len(names) == 1:
-                return names[0]
+            studies = storage.get_all_studies()
+            ours = [one for one in studies if CONFIG in one.user_attrs] or studies
+            if len(ours) == 1:
+                return ours[0].study_name
         return self.study_name
 
 
-def _begin(study: optuna.Study, config: RunConfig, label: str, known: bool, own: bool) -> None:
+def _is_text(name: str) -> bool:
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _begin(study: optuna.Study, config: RunConfig, label: str, known: bool) -> None:
     """Write the configuration on a new study; check it on one that goes on.
 
     Args:
@@ -256,24 +305,24 @@ def _begin(study: optuna.Study, config: RunConfig, label: str, known: bool, own:
         config: What is asked for.
         label: What the run is called.
         known: Whether its folder says that it is a run.
-        own: Whether nobody else has the database.
     """
     found = study.user_attrs.get(CONFIG)
     if found is None:
-        if study.get_trials(deepcopy=False) and not known:
+        ours = study.get_trials(deepcopy=False)
+        others = left_out(study) and not ours
+        goals = [goal.direction for goal in config.goals]
+        if others or (ours and not known) or [d.name.lower() for d in study.directions] != goals:
             raise ConfigError(
                 f"{label}: study '{study.study_name}' was not made by sret-nas search",
-                "choose another --study",
+                "choose another --study, or another --out",
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([goal.title for goal in config.goals])
     else:
-        if not own:
+        if not config._accept_versions:  # before it is read: it may be a newer one's
             refuse_other_versions(found, label)
-        earlier = config_of(study)
-        config.refuse_other(earlier, label)
-        config = config.model_copy(update={"versions": earlier.versions, "commit": earlier.commit})
+        config = config.going_on(config_of(study), label)
     now = config.model_dump(mode="json", by_alias=True)
     if now != found:
         study.set_user_attr(CONFIG, now)
@@ -288,8 +337,21 @@ def config_of(study: optuna.Study) -> RunConfig:
     found = study.user_attrs.get(CONFIG)
     if found is None:
         raise ConfigError(f"study '{study.study_name}' was not made by sret-nas search")
-    config: RunConfig = RunConfig.model_validate(found)
+    with _naming_versions(f"study '{study.study_name}'", lambda: found):
+        config: RunConfig = RunConfig.model_validate(found)
     return config
+
+
+@contextlib.contextmanager
+def _naming_versions(where: str, written: Callable[[], Any]) -> Iterator[None]:
+    """What other versions wrote may be strange here; then it is said to be theirs."""
+    try:
+        yield
+    except ConfigError:
+        found = written()
+        if isinstance(found, dict):
+            refuse_other_versions(found, where)
+        raise
 
 
 def limit_of(study: optuna.Study, config: RunConfig) -> int | None:

@@ -34,6 +34,8 @@ TRIES = 8
 ONCE = ("gp", "known-cost")
 """Those that would propose the same again: one try."""
 POPULATION = 20
+UNFIT = "unfit"
+"""Why an enqueued trial came to nothing that breaks the budget, or was tried before."""
 
 
 class SpaceExhausted(SretNasError):  # noqa: N818
@@ -266,7 +268,8 @@ class FilteredSampler(BaseSampler):
         """What comes before the base sampler's: what was interrupted, then the seeds."""
         told = set(seen)
         for t in study.get_trials(deepcopy=False):
-            if interrupted(t) and len(t.params) == len(self.space.coordinates):
+            again = interrupted(t) and t.user_attrs["interrupted"] != UNFIT
+            if again and len(t.params) == len(self.space.coordinates):
                 arch_id = t.user_attrs.get("id") or self._arch(t.params).id
                 if arch_id not in told:
                     told.add(arch_id)

@@ -42,7 +42,6 @@ class Session:
 
     Attributes:
         spent_s: What the run had taken before, in seconds.
-        latency_s: What of the session went into measuring the front.
     """
 
     def __init__(self, study: optuna.Study, who: Who, workers: int, device: str) -> None:
@@ -55,7 +54,6 @@ class Session:
         self.machine = str(replace(machine, clock_mhz=None))
         self.spent_s = total_s(study.user_attrs)
         self.start = self.saved = time.monotonic()
-        self.latency_s = 0.0
 
     def beat(self) -> None:
         """Save now and then."""
@@ -71,7 +69,6 @@ class Session:
                 "from": self.spent_s,
                 "seconds": self.saved - self.start,
                 "workers": self.workers,
-                "latency": self.latency_s,
                 "machine": self.machine,
             },
         )

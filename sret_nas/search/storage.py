@@ -6,6 +6,7 @@ import abc
 import contextlib
 import copy
 import itertools
+import json
 import logging
 import os
 import random
@@ -19,22 +20,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.search.address import Address
+from sret_nas.search.foreign import foreign
 
 PATIENCE_S = 300.0
 """How long a worker waits for a database that does not answer."""
 HURRIED_S = 5.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 10.0
+BUSY_S = 5.0
+"""How long SQLite waits for another program before that is said, and waited for."""
 CALL_S = 60.0
 """A call that takes longer is given up, and made again."""
 OPENINGS = 10
 CONNECT: dict[str, dict[str, Any]] = {
-    "sqlite": {"timeout": CALL_S},
+    "sqlite": {"timeout": BUSY_S},
     "postgresql": {
         "connect_timeout": 10,
         "keepalives_idle": 20,
@@ -50,6 +55,8 @@ LOOKING = 0.02
 """Share of its time that a process may spend on looking at what others do."""
 GRPC_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL", "RESOURCE_EXHAUSTED")
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
+READS = ("get_all_studies", "get_all_trials", "get_study_directions", "get_study_user_attrs")
+"""Calls that fail by what they read alone: what Optuna wrote it can read."""
 Say = Callable[[str], None]
 
 
@@ -82,27 +89,52 @@ def open_storage(
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # of what is retried, nothing is shown
     for name in ("sqlalchemy.pool", "sqlalchemy.engine"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    start, told = time.monotonic(), False
     for attempt in itertools.count(1):
         try:
-            storage = Patient(_open(address), say, patience_s)  # type: ignore[abstract]
+            storage = Patient(_open(address, create), say, patience_s, leave_out=foreign)  # type: ignore[abstract]
             weakref.finalize(storage, _close, storage.inner)
+            if told:
+                say(f"{address} is free again, after {time.monotonic() - start:.0f} s")
             return storage
         except ImportError as error:
             raise _no_driver(address) from error
         except (RuntimeError, sqlalchemy.exc.SQLAlchemyError, ConnectionError) as error:
             text = address.scrub(said(error))
-            if attempt < OPENINGS and _opens_later(error, text):
-                time.sleep(_wait_s(attempt))
-                continue
-            if address.kind == "sqlite":
-                raise ConfigError(
-                    f"{address}: not a study of Optuna: {text}",
-                    "move the file away, or choose another --out",
-                ) from error
-            raise SretNasError(
-                f"{address} cannot be opened: {text}", "is it running, and may this user in?"
-            ) from error
+            busy = address.kind == "sqlite" and passing(error)
+            if busy and time.monotonic() - start < patience_s:
+                if not told:
+                    say(f"{address} is {BUSY}; waiting for it, up to {patience_s:.0f} s")
+                told = True
+            elif attempt >= OPENINGS or not _opens_later(error, text):
+                raise _refusal(address, error, text) from error
+            time.sleep(_wait_s(attempt))
     raise AssertionError
+
+
+BUSY = "in use by another program"
+FREE = (
+    "end what holds it (a search, a dashboard, a database shell) and give the same command; "
+    "nothing is wrong with the file"
+)
+
+
+def _refusal(address: Address, error: Exception, text: str) -> SretNasError:
+    """Why a storage cannot be opened; of a file, whether it is busy, the disk's fault, or none."""
+    if address.kind != "sqlite":
+        return SretNasError(
+            f"{address} cannot be opened: {text}", "is it running, and may this user in?"
+        )
+    if passing(error):
+        return SretNasError(f"{address}: {BUSY}: {text}", FREE)
+    if isinstance(error, sqlalchemy.exc.OperationalError) and "no such" not in text:
+        return SretNasError(
+            f"{address}: cannot be read or written: {text}",
+            "look at the disk, the room on it and the file's permissions; then the same command",
+        )
+    return ConfigError(
+        f"{address}: not a study of Optuna: {text}", "choose another run, --out or --storage"
+    )
 
 
 def _look_for_file(address: Address, create: bool) -> None:
@@ -123,17 +155,36 @@ def _opens_later(error: Exception, text: str) -> bool:
     return made or any(words in text for words in crowded)
 
 
-def _open(address: Address) -> BaseStorage:
+def _open(address: Address, create: bool) -> BaseStorage:
     if address.kind == "grpc":
         return _proxy(address)
     options = {k: v for k, v in CONNECT[address.kind].items() if k not in address.url.query}
     engine: dict[str, Any] = {"connect_args": options}
     if address.kind != "sqlite":  # one connection a worker, and one more while it beats
         engine |= {"pool_size": 1, "max_overflow": 1}
+    elif not create:  # nor are tables made in a file that somebody else may have
+        _look_for_tables(address)
     storage = RDBStorage(address.secret, engine_kwargs=engine)
     if address.kind == "postgresql":
         _let_go_of_locks(storage)
     return optuna.storages.get_storage(storage)
+
+
+def _look_for_tables(address: Address) -> None:
+    """Refuse a database file without studies, which Optuna would make one with.
+
+    Raises:
+        SQLAlchemyError: it has none, or cannot be read.
+    """
+    name = address.url.database
+    if not name or name == ":memory:" or name.startswith("file:"):
+        return
+    engine = sqlalchemy.create_engine(
+        address.secret, connect_args={"timeout": BUSY_S}, poolclass=sqlalchemy.NullPool
+    )
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT 1 FROM studies LIMIT 1"))
+        connection.execute(sqlalchemy.text("SELECT 1 FROM version_info LIMIT 1"))
 
 
 def _close(storage: BaseStorage) -> None:
@@ -269,6 +320,7 @@ class Patient(BaseStorage):
         inner: The storage itself, for calls that may fail.
         say: Told once when the database does not answer, and once when it does again.
         patience_s: How long to wait, in all, for one call.
+        leave_out: Trials that are not shown.
     """
 
     def __init__(
@@ -278,12 +330,15 @@ class Patient(BaseStorage):
         patience_s: float = PATIENCE_S,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        leave_out: Callable[[FrozenTrial], bool] = lambda _: False,
     ) -> None:
         self.inner = inner
         self.say = say
         self.patience_s = patience_s
         self.sleep = sleep
         self.clock = clock
+        self.leave_out = leave_out
+        self.left_out: dict[int, int] = {}
         self.readings: dict[int, list[FrozenTrial]] | None = None
         self.latest: dict[int, _Reading] = {}
 
@@ -293,7 +348,7 @@ class Patient(BaseStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        """See Optuna's; within ``one_reading``, as last read."""
+        """See Optuna's; within ``one_reading``, as last read; never what is to be left out."""
         found = None if self.readings is None else self.readings.get(study_id)
         if found is None:
             start = self.clock()
@@ -301,7 +356,9 @@ class Patient(BaseStorage):
             self.latest[study_id] = _Reading(found, self.clock(), self.clock() - start)
             if self.readings is not None:
                 self.readings[study_id] = found
-        found = [t for t in found if states is None or t.state in states]
+        ours = [t for t in found if not self.leave_out(t)]
+        self.left_out[study_id] = len(found) - len(ours)
+        found = [t for t in ours if states is None or t.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
@@ -340,6 +397,13 @@ class Patient(BaseStorage):
             except optuna.exceptions.UpdateFinishedTrialError:
                 if attempt and name == "set_trial_state_values" and self._is_so(*args, **kwargs):
                     return True
+                raise
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                if name in READS and not passing(error):
+                    raise ConfigError(
+                        f"a record of the study is broken: {type(error).__name__}: {error}",
+                        "somebody changed it; restore a copy",
+                    ) from error
                 raise
             except Exception as error:
                 waited = self.clock() - start
@@ -381,6 +445,12 @@ _PATIENT = BaseStorage.__abstractmethods__ - vars(Patient).keys()
 for _name in sorted(_PATIENT | {"get_trial_id_from_study_id_trial_number"}):
     setattr(Patient, _name, _patiently(_name))
 abc.update_abstractmethods(Patient)  # type: ignore[type-abstract]
+
+
+def left_out(study: optuna.Study) -> int:
+    """How many trials of a study others have made, as last read."""
+    storage = study._storage
+    return storage.left_out.get(study._study_id, 0) if isinstance(storage, Patient) else 0
 
 
 def impatient(study: optuna.Study) -> BaseStorage:
@@ -454,8 +524,14 @@ def reported(where: Path | str) -> Iterator[None]:
             "mend it and give the same command: it goes on from there",
         ) from error
     except Exception as error:
+        if isinstance(error, json.JSONDecodeError):
+            raise ConfigError(
+                f"{where}: a record of the study is broken: {error}", "restore a copy of it"
+            ) from error
         if not isinstance(error, STORAGE_ERRORS) and not type(error).__module__.startswith("grpc"):
             raise
+        if passing(error):
+            raise SretNasError(f"{where}: the study is {BUSY}: {said(error)}", FREE) from error
         raise SretNasError(
             f"{where}: the study cannot be read or written: {said(error)}",
             "mend the disk or the database and give the same command: it goes on from there",

@@ -4,10 +4,14 @@ A trial is thought about (no id yet), proposed (``id``), confirmed (its worker w
 claim) and finished. One that came to nothing through no fault of its architecture is
 failed with an attribute ``interrupted`` and does not stand:
 
-- ``lost``: its worker is no more; tried again, ``ATTEMPTS`` times in all;
+- ``lost``: its worker is no more, killed from outside or for a reason that nobody knows;
+  tried again, however often that happens;
+- ``crashed``: it took its worker down itself (see ``crashes``); tried again, but
+  ``ATTEMPTS`` times in all that ended with the same ``cause``;
 - ``no room``: it shared a GPU's memory with others; likewise;
 - ``stopped``: the search was stopped; tried again;
 - ``taken``: another worker has proposed the same; ``surplus``: there were enough;
+- ``unfit``: somebody enqueued it, and it breaks the budget or was tried before;
 - ``exhausted``: there was nothing left to propose.
 """
 
@@ -18,14 +22,15 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sret_nas.search.foreign import OWNER
 from sret_nas.search.presence import Held, Vigil, Who
 from sret_nas.search.samplers import counted, interrupted
 
 ATTEMPTS = 3
-"""How often the worker of an architecture may die before it counts as failed."""
-OWNER, BEAT, CONFIRMED = "owner", "beat", "confirmed"
-"""System attributes: who holds a trial, its sign of life, whether its claim has won."""
-COUNTED_ATTEMPTS = ("lost", "no room")
+"""How often an architecture may take its worker down before it counts as failed."""
+BEAT, CONFIRMED = "beat", "confirmed"
+"""System attributes: a trial's sign of life, whether its claim has won."""
+COUNTED_ATTEMPTS = ("crashed", "no room")
 RUNNING = (TrialState.RUNNING,)
 
 
@@ -66,25 +71,34 @@ def _id(study: optuna.Study, number: int) -> int:
     return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
 
 
-def hand_back(study: optuna.Study, trial: FrozenTrial, why: str) -> bool:
-    """End a trial as interrupted; as failed where that has happened too often.
+def hand_back(study: optuna.Study, trial: FrozenTrial, why: str, cause: str = "") -> bool:
+    """End a trial as interrupted; as failed where that is its own doing too often.
+
+    Args:
+        study: The study.
+        trial: Which.
+        why: In a word, as above.
+        cause: Of a crash; crashes for other causes are not counted with it.
 
     Returns:
         Whether it was this call that ended it.
     """
     arch_id = trial.user_attrs.get("id")
-    attribute, value = "interrupted", why
+    attributes = {"interrupted": why} | ({"cause": cause} if cause else {})
     if why in COUNTED_ATTEMPTS and arch_id is not None:
         before = sum(
-            t.user_attrs.get("interrupted") in COUNTED_ATTEMPTS
+            t.user_attrs.get("interrupted") == why
+            and t.user_attrs.get("cause", "") == cause
             and t.user_attrs.get("id") == arch_id
             and t.number != trial.number
             for t in study.get_trials(deepcopy=False)
         )
         if before + 1 >= ATTEMPTS:
-            attribute, value = "reason", f"{why} {ATTEMPTS} times"
+            attributes = {"reason": f"{why} {ATTEMPTS} times"}
+            attributes |= {"error": cause} if cause else {}
     try:
-        study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
+        for attribute, value in attributes.items():
+            study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
     except optuna.exceptions.UpdateFinishedTrialError:
         return False
     return finish(study, trial.number, TrialState.FAIL)
@@ -99,19 +113,27 @@ def held(trials: Sequence[FrozenTrial]) -> dict[int, Held]:
     }
 
 
-def sweep(study: optuna.Study, vigil: Vigil, found: Sequence[FrozenTrial] | None = None) -> int:
+def sweep(
+    study: optuna.Study,
+    vigil: Vigil,
+    found: Sequence[FrozenTrial] | None = None,
+    but: str = "",
+) -> int:
     """Close the trials of workers that are no more.
 
     Args:
         study: The study.
         vigil: The eye on the others.
         found: All trials as just read; default: they are read here.
+        but: A team that somebody else looks after: who knows how its processes ended.
 
     Returns:
         How many it closed.
     """
     if found is None:
         found = study.get_trials(deepcopy=False, states=RUNNING)
+    if but:
+        found = [t for t in found if (who := owner(t)) is None or who.team != but]
     lost = vigil.look(held(found))
     return sum(hand_back(study, trial, "lost") for trial in found if trial.number in lost)
 

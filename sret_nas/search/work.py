@@ -10,41 +10,54 @@ from __future__ import annotations
 import gc
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.arch import Architecture
-from sret_nas.errors import ArchitectureError, InfeasibleError, TrainingError
-from sret_nas.search import constraints, trials
+from sret_nas.errors import ArchitectureError, InfeasibleError, SretNasError, TrainingError
+from sret_nas.search import constraints, crashes, trials
 from sret_nas.search.beforehand import Beforehand, published
 from sret_nas.search.claims import Claim, verdict
+from sret_nas.search.comparison import Comparer, Rival
 from sret_nas.search.config import RunConfig
 from sret_nas.search.confirm import Confirmations, confirming_s, to_confirm
+from sret_nas.search.foreign import OWNER
 from sret_nas.search.outcome import Outcome
 from sret_nas.search.placement import Seat
 from sret_nas.search.presence import Pulse, Vigil, Who, me, pauses
 from sret_nas.search.rundir import RunDir, limit_of, reported
 from sret_nas.search.rungs import AtRung, goes_on
-from sret_nas.search.samplers import FilteredSampler, SpaceExhausted, counted, interrupted
-from sret_nas.search.storage import glance, hurried, impatient, one_reading
+from sret_nas.search.samplers import UNFIT, FilteredSampler, SpaceExhausted, counted, interrupted
+from sret_nas.search.storage import glance, hurried, impatient, one_reading, say_on_stderr
 from sret_nas.search.trials import finish, hand_back, returned, standing, sweep
 from sret_nas.space import Clock, SearchSpace, store
+from sret_nas.units import Budget
 
 if TYPE_CHECKING:
     from sret_nas.evaluate import Evaluator
     from sret_nas.training import EpochResult
 
 CURVE = ("epoch", "train_loss", "val_loss", "val_accuracy", "seconds", "images")
+MEASURED = (TrialState.RUNNING, TrialState.COMPLETE)
+"""States of trials that others are compared with: one that is given back is tried again."""
+ENQUEUED = "fixed_params"
+"""Optuna's system attribute with the parameters that somebody has enqueued."""
 Asked = tuple[optuna.Trial, Architecture, dict[str, float]]
 
 
 class Stopped(Exception):  # noqa: N818
     """The search was asked to stop while a candidate trained."""
+
+
+class Unfit(Exception):  # noqa: N818
+    """What somebody has enqueued cannot be tried."""
 
 
 class Surplus(Exception):  # noqa: N818
@@ -95,6 +108,8 @@ class Worker:
         fits: Whether an architecture exists at the evaluator's scale.
         stop: Whether to come to an end; asked after every epoch.
         clock: Tells latencies; needed where a bound or an objective is one.
+        comparer: Measures the latency of what was trained to the end; else it stays as
+            ``clock`` told it.
         seat: Where it works.
         until: When its time is up, confirming included, as ``time.monotonic``; or never.
     """
@@ -107,6 +122,7 @@ class Worker:
     fits: Callable[[Architecture], object]
     stop: Callable[[], bool]
     clock: Clock | None = None
+    comparer: Comparer | None = None
     seat: Seat = field(default_factory=lambda: Seat("cpu"))
     until: float | None = None
 
@@ -126,6 +142,7 @@ class Worker:
         self._limit_until = float("-inf")
         self._left = False
         self._reserve_s = 0.0
+        self._said: set[str] = set()
         self.sampler = _Sampler(
             self.space,
             self.config.budgets,
@@ -169,8 +186,9 @@ class Worker:
             own, self._own = self._own, None
             if own is not None:
                 why = "stopped" if isinstance(error, KeyboardInterrupt) else "lost"
+                cause = crashes.of_error(error)
                 with suppress(Exception), hurried(self.study):
-                    hand_back(self.study, self._again(own), why)
+                    hand_back(self.study, self._again(own), "crashed" if cause else why, cause)
             raise
 
     def _again(self, trial: FrozenTrial) -> FrozenTrial:
@@ -195,20 +213,22 @@ class Worker:
             self._limit = limit_of(self.study, self.config)
             self._limit_until = time.monotonic() + self.config.heartbeat_s
         found = self.study.get_trials(deepcopy=False)
-        if sweep(self.study, self.vigil, found):
+        if sweep(self.study, self.vigil, found, self.seat.team):
             found = self.study.get_trials(deepcopy=False)
-        enough = self._limit is not None and len(counted(found)) >= self._limit
+        waiting = any(trial.state == TrialState.WAITING for trial in found)  # asked for by name
+        enough = self._limit is not None and len(counted(found)) >= self._limit and not waiting
         return not enough and self._exhausted_at != returned(found)
 
     def _began(self, trial: FrozenTrial) -> None:
         """Say whose trial it is, before anything else."""
         self._own = trial
         storage, number = self.study._storage, trial._trial_id
-        storage.set_trial_system_attr(number, trials.OWNER, self.who.to_dict())
+        storage.set_trial_system_attr(number, OWNER, self.who.to_dict())
         inner = impatient(self.study)
         self.pulse.hold(lambda beat: inner.set_trial_system_attr(number, trials.BEAT, beat))
         before = sum(other.number < trial.number for other in standing(self.study))
-        if self._limit is not None and before >= self._limit:
+        enqueued = ENQUEUED in trial.system_attrs
+        if self._limit is not None and before >= self._limit and not enqueued:
             raise Surplus
 
     def _release(self) -> None:
@@ -224,8 +244,9 @@ class Worker:
                 with one_reading(self.study):
                     if not self._wanted():
                         return None
-                    trial = self.study.ask(fixed_distributions=self.space.distributions)
+                    trial = self._ask_study()
                 arch = self.space.decode(self.space.from_params(trial.params))
+                self._check_enqueued(arch)
                 store(trial, arch)
                 if self._wins(trial, arch):
                     return trial, arch, self._describe(trial, arch, start)
@@ -235,11 +256,46 @@ class Worker:
             except Surplus:
                 self._give("surplus")
                 return None
+            except Unfit as error:
+                self._refuse(str(error))
             except SpaceExhausted as error:
                 self._give_up(str(error))
                 return None
             except optuna.exceptions.UpdateFinishedTrialError:  # given up by the others
                 self._release()
+
+    def _ask_study(self) -> optuna.Trial:
+        """The next trial; parameters that somebody has enqueued must be of the space.
+
+        Raises:
+            Unfit: they are not.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # said by the error that follows
+                return self.study.ask(fixed_distributions=self.space.distributions)
+        except (ValueError, TypeError, KeyError) as error:
+            if self._own is None or ENQUEUED not in self._own.system_attrs:
+                raise
+            raise Unfit(f"not of the space: {str(error).splitlines()[0]}") from error
+
+    def _check_enqueued(self, arch: Architecture) -> None:
+        """What somebody has enqueued obeys the budget, too, and is not tried twice."""
+        assert self._own is not None
+        if ENQUEUED in self._own.system_attrs:
+            self.sampler.turned_down = {}
+            if not self.sampler.accept(arch, self.sampler.seen(self.study, self._own)):
+                raise Unfit(", ".join(self.sampler.turned_down))
+
+    def _refuse(self, why: str) -> None:
+        """Close the own trial, which somebody has enqueued and which cannot be tried."""
+        assert self._own is not None
+        storage, number = self.study._storage, self._own._trial_id
+        storage.set_trial_user_attr(number, "interrupted", UNFIT)
+        storage.set_trial_user_attr(number, "error", why)
+        finish(self.study, self._own.number, TrialState.FAIL)
+        say_on_stderr(f"note: enqueued trial {self._own.number} is not tried: {why}")
+        self._release()
 
     def _give(self, why: str) -> None:
         """Hand the own trial back."""
@@ -264,25 +320,38 @@ class Worker:
             if self.stop():
                 return False
             next(pause)
-            sweep(self.study, self.vigil)
+            sweep(self.study, self.vigil, but=self.seat.team)
 
     def _describe(self, trial: optuna.Trial, arch: Architecture, start: float) -> dict[str, float]:
         """Write down what is known before training."""
         metrics = self.known.metrics(arch)
         _keep(trial, metrics, metrics | {"depth": arch.depth})
-        constraints.record(
-            trial,
-            self.config.budgets,
-            lambda bound: (
-                self.known.tell(arch, bound.batch).most_ms
-                if bound.metric == "latency_ms"
-                else metrics[bound.metric]
-            ),
-        )
+        timing = self.known.timing(arch)
+        if timing is not None:
+            trial.set_user_attr("latency", timing._asdict())
+        self._constrain(trial, arch, metrics)
         trial.set_user_attr("turned_down", dict(self.sampler.turned_down))
         taken, latency_s = time.perf_counter() - start, self.known.latency_s
         trial.set_user_attr("seconds", {"sampling": taken - latency_s, "latency": latency_s})
         return metrics
+
+    def _constrain(
+        self,
+        trial: optuna.Trial,
+        arch: Architecture,
+        metrics: dict[str, float],
+        most_ms: float | None = None,
+    ) -> None:
+        """Write down how far it keeps the bounds; ``most_ms`` is a measured latency."""
+
+        def value(bound: Budget) -> float:
+            if bound.metric != "latency_ms":
+                return metrics[bound.metric]
+            if most_ms is not None and bound.batch == self.config.latency_batches[0]:
+                return most_ms
+            return self.known.tell(arch, bound.batch).most_ms
+
+        constraints.record(trial, self.config.budgets, value)
 
     def _give_up(self, why: str) -> None:
         """Close the trial that got no architecture; an error where none ever got one."""
@@ -335,14 +404,59 @@ class Worker:
             trial.set_user_attr("error", str(error))
             finish(self.study, trial.number, TrialState.FAIL)
             return
+        if found.why_eager:
+            trial.set_user_attr("eager", found.why_eager)
+            self._say_why_eager(found.why_eager)
         reached = {"val_loss": found.val_loss, "val_accuracy": found.val_accuracy}
+        to_the_end = found.epochs == self.evaluator.rungs[-1]
+        if to_the_end:
+            reached |= self._measured(trial, arch, metrics)
         metrics |= reached
         _keep(trial, metrics, reached)
-        if found.epochs < self.evaluator.rungs[-1]:
+        if not to_the_end:
             finish(self.study, trial.number, TrialState.PRUNED)
         else:
             values = [metrics[goal.name] for goal in self.goals]
             finish(self.study, trial.number, TrialState.COMPLETE, values)
+
+    def _measured(
+        self, trial: optuna.Trial, arch: Architecture, metrics: dict[str, float]
+    ) -> dict[str, float]:
+        """The latency of a trained candidate, before it is told: a trial has one value."""
+        expected = self.known.timing(arch) if self.comparer else None
+        if self.comparer is None or expected is None:
+            return {}
+        start = time.perf_counter()
+        keep = partial(trial.set_user_attr, "latency")
+        try:
+            found = self.comparer.measure(arch, expected.ms, self._measured_before, keep)
+        except SretNasError as error:
+            say_on_stderr(
+                f"trial {trial.number}: its latency stays as it was {expected.source}: {error}"
+            )
+            return {}
+        self._constrain(trial, arch, metrics, found.ms + found.margin_ms)
+        spent = trial.user_attrs["seconds"]
+        more = time.perf_counter() - start
+        trial.set_user_attr("seconds", spent | {"latency": spent["latency"] + more})
+        if found.warning:
+            say_on_stderr(f"trial {trial.number}: latency: {found.warning}")
+        return {"latency_ms": found.ms}
+
+    def _measured_before(self) -> list[Rival]:
+        assert self.comparer is not None
+        found = []
+        for trial in self.study.get_trials(deepcopy=False, states=MEASURED):
+            known = trial.user_attrs.get("latency", {})
+            if known.get("on") == self.comparer.on:
+                arch = Architecture.load(trial.user_attrs["architecture"])
+                found.append(Rival(trial.number, arch, known["ms"]))
+        return found
+
+    def _say_why_eager(self, why: str) -> None:
+        if why not in self._said:
+            self._said.add(why)
+            say_on_stderr(f"note: trained without CUDA graphs, slower: {why}")
 
     def _promising(self, trial: optuna.Trial, here: dict[str, Any], epoch: int) -> bool:
         others = []
@@ -402,6 +516,8 @@ class Worker:
                 return
             result: dict[str, Any] = {"reason": error.reason}
         else:
+            if found.why_eager:
+                self._say_why_eager(found.why_eager)
             keys = ("val_loss", "val_accuracy", "test_loss", "test_accuracy", "seconds")
             result = {key: getattr(found, key) for key in keys}
         with reported(self.run.label):

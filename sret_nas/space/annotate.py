@@ -8,21 +8,23 @@ from pathlib import Path
 from sret_nas import files
 from sret_nas.space.bundled import bundled
 from sret_nas.space.space import SearchSpace
+from sret_nas.space.transform import Allow
 from sret_nas.units import format_count, format_quantity
 
 
-def annotated(source: str | Path) -> str:
+def annotated(source: str | Path, allow_code: Allow = False) -> str:
     """The text of a file, each line that chooses with the number of its choices.
 
     Args:
         source: Name of a bundled space, or a file.
+        allow_code: Whether the module of a ``callable`` may run.
 
     Raises:
         ConfigError: no such space, or what the file says is impossible.
     """
-    space = SearchSpace.load(source)
+    space = SearchSpace.load(source, allow_code)
     path = bundled().get(str(source), Path(source))
-    text = path.read_text(encoding="utf-8")
+    text = files.read_text(path)
     _, lines = files.parse_yaml(text)  # JSON is YAML too
     chosen: dict[int, list[int]] = defaultdict(list)
     for dimension in space.coordinates:

@@ -94,6 +94,18 @@ class SpaceFile(files.Record):
                 return {**data, "stages": [{}] * count}
         return data
 
+    def fitted(self, *, num_classes: int, in_chans: int) -> SpaceFile:
+        """The same for certain data, where the file itself says nothing of these fields.
+
+        Args:
+            num_classes: Classes of the data.
+            in_chans: Channels of the data.
+        """
+        data = {"num_classes": num_classes, "in_chans": in_chans}
+        said = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        found: SpaceFile = SpaceFile.model_validate(data | said)
+        return found
+
     def _problems(self) -> Iterator[Problem]:
         if self.callable is not None and not re.fullmatch(
             r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.callable

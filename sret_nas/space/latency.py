@@ -8,6 +8,7 @@ not calibrated on, that of a measurement is the interval of its median.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from sret_nas.arch import Architecture
@@ -49,28 +50,35 @@ Clock: TypeAlias = Callable[[Architecture, int], Timing]
 
 
 def clock(
-    device: str = "cpu",
-    dtype: str = "fp32",
-    mode: str = "eager",
+    device: str = "auto",
+    dtype: str | None = None,
+    mode: str | None = None,
     threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Clock:
     """A clock for a device: its predictor where it was calibrated, else measurements.
 
     Requires torch.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``fp32``, ``bf16`` or ``fp16``.
-        mode: ``eager``, ``compile`` or ``graph``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``fp32``, ``bf16`` or ``fp16``; default: ``modes.setting`` of the device.
+        mode: ``eager``, ``compile`` or ``graph``; default: ``modes.setting`` of the device.
         threads: Threads of torch on the CPU; default: as set.
         progress: Told one line where there is no predictor for a batch.
+        alone: Entered while something is measured.
 
     Raises:
         UsageError: this machine has no such device, or not this type or mode on it.
     """
     from sret_nas import latency, predict
+    from sret_nas.device import resolve
+    from sret_nas.modes import setting
 
+    place = resolve(device)
+    device = str(place)  # one for all that it is asked
+    mode, dtype = setting(place, mode, dtype)
     latency.check(dtype, device, mode, threads)
     predictors: dict[int, predict.Predictor | None] = {}
     measured: dict[tuple[str, int], Timing] = {}
@@ -93,15 +101,16 @@ def clock(
             return Timing(ms, margin_ms, "predicted", warning)
         key = (arch.id, batch)
         if key not in measured:
-            results = latency.measure(
-                {arch.id: arch},
-                batches=(batch,),
-                device=device,
-                dtype=dtype,
-                mode=mode,
-                threads=threads,
-                seconds=SECONDS,
-            )
+            with alone():
+                results = latency.measure(
+                    {arch.id: arch},
+                    batches=(batch,),
+                    device=device,
+                    dtype=dtype,
+                    mode=mode,
+                    threads=threads,
+                    seconds=SECONDS,
+                )
             found = results[key]
             if isinstance(found, Exception):
                 raise found

@@ -69,35 +69,56 @@ class SearchSpace:
     Args:
         file: The file as it was read.
         folder: Where it lies; a callable's module is looked for there first.
+        allow_code: Whether a callable's module may run; a function is told of it first.
+        code: What the module's hash must be; ``None``: anything.
 
     Attributes:
         file: The file as it was read.
         name: Its name.
         description: For whom it is.
         coding: Between encodings and architectures; for arrays of them.
+        folder: Where it lies.
         transform: The callable that changes every architecture, or ``None``.
 
     Raises:
-        ConfigError: the callable cannot be loaded, or fails on some architecture.
+        ConfigError: the callable may not run, cannot be loaded, or fails on some
+            architecture.
     """
 
-    def __init__(self, file: SpaceFile, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        file: SpaceFile,
+        folder: Path | None = None,
+        allow_code: transform.Allow = False,
+        code: str | None = None,
+    ) -> None:
         self.file = file
         self.name = file.name
         self.description = file.description
         self.coding = Coding(file.reading.top, file.reading.stages)
-        self.transform = transform.load(file.callable, folder) if file.callable else None
-        if self.transform is not None:
+        self.folder = folder
+        self.transform: transform.Transform | None = None
+        if file.callable:
+            self.transform = transform.load(file.callable, folder, allow_code, code)
             rng = np.random.default_rng(0)
             self.decode_many(self.coding.random_codes(16, rng))
 
     @classmethod
-    def load(cls, source: SearchSpace | str | Path | Mapping[str, Any]) -> SearchSpace:
+    def load(
+        cls,
+        source: SearchSpace | str | Path | Mapping[str, Any],
+        allow_code: transform.Allow = False,
+    ) -> SearchSpace:
         """A space from the name of a bundled one, a YAML or JSON file, or a mapping.
 
         Example:
             >>> SearchSpace.load("smoke").name
             'smoke'
+
+        Args:
+            source: Which.
+            allow_code: Whether the module of a ``callable`` may run; a function is told
+                of it before.
 
         Raises:
             ConfigError: no such space, or what the file says is impossible; with the
@@ -106,7 +127,7 @@ class SearchSpace:
         if isinstance(source, SearchSpace):
             return source
         if isinstance(source, Mapping):
-            return cls(SpaceFile.model_validate(dict(source)))
+            return cls(SpaceFile.model_validate(dict(source)), allow_code=allow_code)
         known = bundled()
         path = known.get(source, Path(source)) if isinstance(source, str) else Path(source)
         if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
@@ -118,7 +139,7 @@ class SearchSpace:
                 raise
             if "name" not in file.model_fields_set:
                 file = file.model_copy(update={"name": path.stem})
-            return cls(file, path.parent)
+            return cls(file, path.parent, allow_code)
         if source in zoo.PRESETS:
             raise _mistaken(str(source))
         guess = files.nearest(str(source), list(known))
@@ -325,6 +346,20 @@ class SearchSpace:
     def extremes(self) -> dict[str, budget.Extreme]:
         """Exact smallest and largest ``macs``, ``params``, ``peak_bytes``; and who has them."""
         return budget.find_extremes(self)
+
+    def fitted(self, *, num_classes: int, in_chans: int) -> SearchSpace:
+        """The same space for certain data, where its file names no other classes and channels.
+
+        Example:
+            >>> SearchSpace.load("sret").fitted(num_classes=10, in_chans=1).sample(1)[0].num_classes
+            10
+
+        Args:
+            num_classes: Classes of the data.
+            in_chans: Channels of the data.
+        """
+        file = self.file.fitted(num_classes=num_classes, in_chans=in_chans)
+        return SearchSpace(file, self.folder, allow_code=self.transform is not None)
 
     # -- budgets -----------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,11 +25,13 @@ import psycopg  # noqa: F401 (so that no worker waits for it)
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import SretNasError, TrainingError
+from sret_nas.evaluate import Metrics, Report, TableEvaluator
 from sret_nas.search import RunDir, presence
 from sret_nas.search.crew import Stop
 from sret_nas.search.placement import Seat
 from sret_nas.search.rundir import config_of
 from sret_nas.search.work import Worker
+from sret_nas.training import EpochResult
 
 
 def chance(*parts: object) -> float:
@@ -37,11 +40,11 @@ def chance(*parts: object) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-class Table:
-    """An evaluator that looks up, slowly; some architectures fail."""
+class Table(TableEvaluator):
+    """Looks up, slowly, and notes every training; some architectures fail."""
 
     def __init__(self, rungs: tuple[int, ...], epoch_s: float, log: Path) -> None:
-        self.rungs = rungs
+        super().__init__(rungs, self.epochs)  # type: ignore[arg-type]
         self.epoch_s = epoch_s
         self.log = log
 
@@ -51,32 +54,23 @@ class Table:
         os.write(descriptor, (json.dumps(what) + "\n").encode())
         os.close(descriptor)
 
-    def evaluate(self, arch: Architecture, *, seed: int = 0, report: Any = None) -> Any:
-        self.note("begin", arch.id, seed)
-        found = None
+    def epochs(self, arch: Architecture, seed: int) -> Iterator[EpochResult]:
+        """One after the other, each after its time."""
         for epoch in range(1, self.rungs[-1] + 1):
             time.sleep(self.epoch_s)
             if epoch == 2 and chance(arch.id) < 0.1:
                 raise _NotFiniteError("epoch 2: the training loss is nan")
             loss = 3 - 0.1 * cost(arch).macs ** 0.2 + chance(arch.id, seed, epoch) / epoch
-            found = SimpleNamespace(
-                epoch=epoch,
-                epochs=epoch,
-                train_loss=loss,
-                val_loss=loss,
-                val_accuracy=1 / (1 + loss),
-                test_loss=None,
-                test_accuracy=None,
-                seconds=self.epoch_s,
-                images=64,
-            )
-            if not report(found):
-                break
+            yield EpochResult(epoch, loss, loss, 1 / (1 + loss), self.epoch_s, 64)
+
+    def evaluate(
+        self, arch: Architecture, *, seed: int = 0, report: Report | None = None
+    ) -> Metrics:
+        """As the table has it, between two notes."""
+        self.note("begin", arch.id, seed)
+        found = super().evaluate(arch, seed=seed, report=report)
         self.note("end", arch.id, seed)
         return found
-
-    def confirm(self, arch: Architecture, *, seed: int = 0, report: Any = None) -> Any:
-        return self.evaluate(arch, seed=seed, report=report)
 
 
 class _NotFiniteError(TrainingError):
@@ -120,7 +114,7 @@ def work(order: dict[str, Any]) -> int:
             config=config,
             study=study,
             space=config.search_space(),
-            evaluator=Table(config.proxy.rungs, order["epoch_s"], Path(order["log"])),  # type: ignore[arg-type]
+            evaluator=Table(config.proxy.rungs, order["epoch_s"], Path(order["log"])),
             fits=lambda _: None,
             stop=Stop(SimpleNamespace(is_set=lambda: stopped["yes"]), None),
             seat=Seat("cpu"),

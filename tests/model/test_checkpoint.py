@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,17 +24,6 @@ SMALL = Architecture.load(
         "stages": [{"heads": 2, "head_dim": 4, "blocks": 2, "recursions": 2, "groups": [4, 2]}],
     }
 )
-
-
-@pytest.fixture
-def official(fill: ModuleType, golden_cases: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    state = {}
-    for key, shape in golden_cases["sret_t"]["state_dict"].items():
-        parts = key.split(".")
-        if parts[0] == "transformers" and int(parts[3]) % 4 == 2:
-            parts[3] = str(int(parts[3]) - 2)
-        state[key] = torch.from_numpy(fill.value(".".join(parts), tuple(shape)))
-    return state
 
 
 def test_a_published_checkpoint_has_510_keys_and_loads(official: dict[str, Tensor]) -> None:

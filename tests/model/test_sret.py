@@ -155,7 +155,7 @@ print(sum(p.numel() for p in model.parameters()), kib("VmHWM") - before)
 
 
 def test_every_preset_is_registered() -> None:
-    assert set(timm.list_models("sret*")) == set(sret_nas.zoo.PRESETS)
+    assert set(timm.list_models("sret*")) == {"sret", *sret_nas.zoo.PRESETS}
     model = timm.create_model("sret_t", pretrained=False)
     assert isinstance(model, SReT)
     assert model.arch == Architecture.load("sret_t")

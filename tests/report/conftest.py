@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,11 @@ class Runs:
         )
 
     def trials(
-        self, number: int, states: States = lambda _: COMPLETE, first: int = 0
+        self,
+        number: int,
+        states: States = lambda _: COMPLETE,
+        first: int = 0,
+        goals: Sequence[str] = ("val_loss", "macs"),
     ) -> list[FrozenTrial]:
         space, made = SearchSpace.load("smoke"), []
         rungs = choose("fast", "cpu")[0].rungs
@@ -54,6 +58,10 @@ class Runs:
             ]  # fmt: skip
             metrics = {"macs": found.macs, "params": found.params, "peak_bytes": found.peak_bytes}
             metrics |= {"val_loss": curve[-1]["val_loss"], "val_accuracy": 0.5}
+            if "val_accuracy" in goals:
+                metrics["val_accuracy"] = 1 / metrics["val_loss"]
+            if "latency_ms" in goals:
+                metrics["latency_ms"] = found.macs / 1e6
             params = space.params(space.encode(arch))
             attributes: dict[str, Any] = {
                 "id": arch.id, "architecture": arch.to_dict(), "metrics": metrics, "curve": curve,
@@ -64,7 +72,7 @@ class Runs:
             made.append(
                 create_trial(
                     state=state,
-                    values=[metrics["val_loss"], found.macs] if state == COMPLETE else None,
+                    values=[metrics[name] for name in goals] if state == COMPLETE else None,
                     params=params,
                     distributions={key: space.distributions[key] for key in params},
                     user_attrs=attributes | metrics,
@@ -88,7 +96,7 @@ class Runs:
             made = run.begin(self.config(**changes))
             directions = [goal.direction for goal in made.goals]
             study = run.study(create=made) if stored else optuna.create_study(directions=directions)
-        study.add_trials(self.trials(number, states))
+        study.add_trials(self.trials(number, states, goals=made.objectives))
         found = Outcome(run, made, study)
         if confirmed:
             self.confirm(found)

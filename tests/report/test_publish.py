@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError
-from sret_nas.report import publish
+from sret_nas.report import notes, publish
 from sret_nas.report.publish import Publisher, Upkeep
 from sret_nas.search import Outcome
 
@@ -124,6 +125,14 @@ def test_feasible_and_infeasible_are_told_apart(runs: Any, folder: Path) -> None
     assert set(feasible.values()) == {True, False}
 
 
+def test_a_note_says_why_training_was_not_recorded(runs: Any) -> None:
+    outcome = runs.outcome(30)
+    trial = copy.deepcopy(outcome.trials[outcome.front[0].trial])
+    assert "CUDA graphs" not in notes.of_trial(outcome, trial)
+    trial.user_attrs = trial.user_attrs | {"eager": "out of memory: 3 GiB"}
+    assert "Trained without CUDA graphs: out of memory: 3 GiB." in notes.of_trial(outcome, trial)
+
+
 def test_a_note_says_what_a_trial_is(on_disk: Shown) -> None:
     outcome, document, _ = on_disk
     member = outcome.front[0]
@@ -174,7 +183,7 @@ def test_plots_are_plotly_figures(on_disk: Shown) -> None:
 def test_published_models_are_marked_where_they_were_trained(runs: Any) -> None:
     outcome = runs.outcome(6)
     (trial,) = [t for t in outcome.trials if t.number == 2]
-    trial.user_attrs["id"] = Architecture.load("sret_t").id
+    trial.user_attrs["id"] = Architecture.load("sret_t").at(num_classes=10).id  # the space's
     figure = publish.plots.of_study(outcome)["front-macs"]
     (ring,) = [t for t in figure["data"] if t["name"] == "published SReT, trained here"]
     assert ring["text"] == ["sret_t"]

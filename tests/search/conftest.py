@@ -62,7 +62,7 @@ class Lab:
     )
 
     def config(self, space: Any = "smoke", **changes: Any) -> RunConfig:
-        file = SearchSpace.load(space).file
+        file = SearchSpace.load(space, allow_code=True).file
         return RunConfig(
             space=file.model_dump(mode="json", by_alias=True, exclude_unset=True),
             data={"source": "demo", "fingerprint": "0"},

@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -18,26 +17,27 @@ from optuna.trial import TrialState
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import UsageError
+from sret_nas.evaluate import TableEvaluator
 from sret_nas.search import RunConfig, RunDir
 from sret_nas.search.crew import Stop
 from sret_nas.search.placement import Seat
 from sret_nas.search.trials import owner
 from sret_nas.search.work import Worker
+from sret_nas.training import EpochResult
 
 EPOCH_S = 0.05
 
 
-class SlowTable:
+class SlowTable(TableEvaluator):
     """Trains nothing, for a while, and notes what it began."""
 
     def __init__(self, rungs: tuple[int, ...], seat: Seat, log: Path) -> None:
-        self.rungs = rungs
+        super().__init__(rungs, self.epochs)  # type: ignore[arg-type]
         self.seat = seat
         self.log = log
 
-    def evaluate(
-        self, arch: Architecture, *, seed: int = 0, report: Callable[[Any], bool] | None = None
-    ) -> Any:
+    def epochs(self, arch: Architecture, seed: int) -> Iterator[EpochResult]:
+        """One after the other, each after its time."""
         note = {
             "id": arch.id,
             "seed": seed,
@@ -51,22 +51,7 @@ class SlowTable:
         for epoch in range(1, self.rungs[-1] + 1):
             time.sleep(EPOCH_S)
             loss = 3 - 0.1 * cost(arch).macs ** 0.2
-            found = SimpleNamespace(
-                epoch=epoch,
-                epochs=epoch,
-                train_loss=loss,
-                val_loss=loss,
-                val_accuracy=1 / (1 + loss),
-                test_loss=None,
-                test_accuracy=None,
-                seconds=EPOCH_S,
-                images=64,
-            )
-            if report is not None and not report(found):
-                break
-        return found
-
-    confirm = evaluate
+            yield EpochResult(epoch, loss, loss, 1 / (1 + loss), EPOCH_S, 64)
 
 
 def make(run: RunDir, config: RunConfig, stop: Stop, seat: Seat, quiet: bool) -> Worker:
@@ -79,7 +64,7 @@ def make(run: RunDir, config: RunConfig, stop: Stop, seat: Seat, quiet: bool) ->
         config=config,
         study=run.study(quiet=quiet),
         space=config.search_space(),
-        evaluator=SlowTable(config.proxy.rungs, seat, log),  # type: ignore[arg-type]
+        evaluator=SlowTable(config.proxy.rungs, seat, log),
         fits=lambda _: None,
         stop=stop,
         seat=seat,

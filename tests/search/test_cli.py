@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import yaml
 
+from sret_nas import create_model, device
 from sret_nas.arch import Architecture
-from sret_nas.errors import InfeasibleError
-from sret_nas.search import RunDir, load
+from sret_nas.errors import InfeasibleError, UsageError
+from sret_nas.proxy import Proxy
+from sret_nas.report.known import published_name
+from sret_nas.search import RunConfig, RunDir, load
+from sret_nas.search.beforehand import published
 from sret_nas.search.trials import standing
+from sret_nas.space import SearchSpace
 
 Cli = Callable[..., Any]
 TINY = {
@@ -52,6 +58,16 @@ def search(cli: Cli, proxy: Path, tmp_path: Path) -> Cli:
 
 def content(path: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(
+    search: Cli, begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "processor", lambda: "Another One")
+    result = search("--trials", 2, "--budget", "1M MACs", out=begun)
+    assert result.code == 0
+    (line,) = [line for line in result.err.splitlines() if "note: the run was on" in line]
+    assert "; now on Another One, " in line
 
 
 def told(result: Any) -> list[str]:
@@ -94,9 +110,21 @@ def test_a_whole_search_and_what_it_leaves(search: Cli, cli: Cli, tmp_path: Path
     rows = cli("pareto", run, "--format", "csv").out.splitlines()
     assert len(rows) == 1 + len(more.json["front"])
 
+    assert "device  cpu, torch sees no GPU" in result.err
+    assert yaml.safe_load((run / "config.yaml").read_text())["device"] == "cpu"  # not auto
+    assert "note: the run was on" not in more.err
+
     member = more.json["front"][0]
     profiled = cli("profile", f"{run}#{member['trial']}", "--no-latency", "--json")
     assert profiled.json["macs"] == member["metrics"]["macs"]
+    named = Architecture.load(f"{run}#{member['trial']}")
+    assert named == Architecture.load(member["architecture"])
+    built = timm.create_model("sret", architecture=f"{run}#{member['trial']}")
+    assert built.arch == create_model(f"{run}#{member['trial']}").arch == named
+    with pytest.raises(UsageError, match="no such trial"):
+        Architecture.load(f"{run}#99")
+    with pytest.raises(UsageError, match="allowed: RUN#N"):
+        Architecture.load(f"{run}#x")
     missing = cli("profile", f"{run}#99", "--no-latency")
     assert missing.code == 2
     assert "no such trial" in missing.err
@@ -181,13 +209,67 @@ def test_an_impossible_budget_leaves_nothing(search: Cli, tmp_path: Path) -> Non
 def test_an_impossible_latency_is_exit_3(search: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from sret_nas.space import Timing
 
-    def clock(*_: object) -> Any:
+    def clock(*_: object, **__: object) -> Any:
         return lambda arch, batch: Timing(5.0, 0.1, "measured")
 
     monkeypatch.setattr("sret_nas.search.crew.clock", clock)
     result = search("--budget", "1ms")
     assert result.code == InfeasibleError.exit_code
     assert "50 in a row are too slow; the nearest: 5.1 ms" in result.err
+
+
+def test_a_latency_is_measured_where_it_is_an_objective(
+    search: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sret_nas.space.latency.SECONDS", 0.1)
+    monkeypatch.setattr("sret_nas.search.comparison.ROUNDS_S", (0.1,))
+    result = search("--objectives", "loss,latency", "--trials", 2, "--json")
+    assert result.code == 0
+    for member in result.json["front"]:
+        assert member["metrics"]["latency_ms"] > 0
+    assert result.json["latency"] == {
+        "mode": "eager",
+        "dtype": "fp32",
+        "batch": 1,
+        "device": "cpu",
+    }
+    assert "latency eager, fp32, batch 1" in result.err
+
+
+def test_how_a_latency_is_measured_is_asked_for_kept_and_said(
+    search: Cli, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sret_nas.space.latency.SECONDS", 0.1)
+    monkeypatch.setattr("sret_nas.search.comparison.ROUNDS_S", (0.1,))
+    out = tmp_path / "timed"
+    asked = ("--objectives", "loss,latency", "--budget", "900ms@2", "--trials", 1, "--out", out)
+    result = search(*asked, "--dtype", "bf16")
+    assert result.code == 0, result.err
+    assert "latency eager, bf16, batch 2" in result.err
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["latency_mode"], config["latency_dtype"]) == ("eager", "bf16")
+    assert "ms, eager bf16 @2" in " ".join(result.out.split())
+    assert cli("pareto", out, "--json").json["latency"]["dtype"] == "bf16"
+    other = search(*asked)
+    assert other.code == 2 and "latency was" in other.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--dtype", "bf16"), "given bf16, but no budget and no objective is a latency"),
+        (("--latency-mode", "graph"), "no budget and no objective is a latency"),
+        (("--budget", "2ms", "--latency-mode", "graph"), "mode graph needs a CUDA device"),
+        (("--budget", "2ms", "--latency-mode", "quick"), "mode: given 'quick'"),
+        (("--budget", "2ms", "--dtype", "int4"), "dtype: given 'int4'"),
+    ],
+)
+def test_a_latency_that_cannot_be_measured_so_is_refused(
+    search: Cli, options: tuple[str, ...], words: str
+) -> None:
+    result = search(*options)
+    assert result.code == 2
+    assert words in result.err
 
 
 def test_a_dry_run_trains_and_writes_nothing(
@@ -202,6 +284,87 @@ def test_a_dry_run_trains_and_writes_nothing(
     assert Architecture.load(plan["architecture"]).id
     assert "expected time" in search("--dry-run").out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_models_and_budgets_fit_the_data(cli: Cli, proxy: Path, tmp_path: Path) -> None:
+    space = SearchSpace.load("sret")
+    smallest = space.extremes["params"].low
+    # Less than any model of a thousand classes has: enough for ten.
+    plan = cli(
+        *("search", "sret", "--proxy", proxy, "--out", tmp_path / "run"),
+        *("--budget", f"{smallest - 1}params", "--dry-run", "--json"),
+    )
+    assert plan.code == 0
+    arch = Architecture.load(plan.json["architecture"])
+    assert (arch.num_classes, arch.in_chans) == (10, 1)
+    said = "models  num_classes 10 as the data have; in_chans 1 as the data have"
+    assert plan.err.count(said) == 1
+
+
+def test_a_space_that_names_its_classes_keeps_them(cli: Cli, proxy: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    sret = (Path(__file__).parents[2] / "search_spaces" / "sret.yaml").read_text()
+    own.write_text(sret + "\nnum_classes: 100\n")
+    plan = cli("search", own, "--proxy", proxy, "--out", tmp_path / "run", "--dry-run", "--json")
+    arch = Architecture.load(plan.json["architecture"])
+    assert (arch.num_classes, arch.in_chans) == (100, 1)
+    assert "num_classes 100 as the space says, where the data have 10" in plan.err
+
+
+def test_published_variants_are_tried_with_the_head_of_the_data() -> None:
+    space = SearchSpace.load("sret").fitted(num_classes=10, in_chans=1)
+    config = RunConfig(space={}, data={}, proxy=Proxy.load("fast"))
+    found = published(space, config)
+    assert len(found) > 1
+    assert {(arch.num_classes, arch.in_chans) for arch in found} == {(10, 1)}
+    assert all(published_name(arch) for arch in found)
+    assert len(found) == len(published(SearchSpace.load("sret"), config))
+
+
+def test_a_plan_is_of_what_is_left(search: Cli, begun: Path) -> None:
+    """Only what is not done yet, and nothing of the run is touched."""
+    before = content(begun)
+    same = ("--budget", "1M MACs", "--trials")
+    plan = search(*same, 5, "--dry-run", "--json", out=begun).json
+    done = plan["finished"]
+    assert plan["trials"] == 5
+    assert plan["left"] == 5 - done > 0
+    shown = search(*same, 5, "--dry-run", out=begun).out
+    assert f"{5 - done}, after {done} that are done" in shown
+    assert "{" not in shown  # the sample is in words
+    other = search("--trials", 5, "--dry-run", out=begun)
+    assert other.code == 2
+    assert "is another run: budget was" in other.err
+    assert content(begun) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--timeout", "150s"], "expect  150 s, by --timeout: about "),
+        (
+            ["--timeout", "0.1s", "--trials", 9],
+            "expect  0 s, by --timeout: 9 candidates would take",
+        ),
+        (["--timeout", "99h", "--trials", 1], " for 1 candidate, by the speed measured just now"),
+    ],
+)
+def test_what_bounds_a_search_bounds_what_to_expect(
+    arguments: list[object], expected: str, search: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sret_nas.search.search", stopped)
+    assert expected in search(*arguments).err
+
+
+def test_a_run_that_goes_on_expects_what_is_left(search: Cli, begun: Path) -> None:
+    done = search("--budget", "1M MACs", "--trials", 2, "--dry-run", "--json", out=begun).json
+    again = search("--budget", "1M MACs", "--trials", done["finished"], out=begun)
+    assert "expect  nothing more to train" in again.err
+    more = search("--budget", "1M MACs", "--trials", done["finished"] + 1, out=begun)
+    assert " for 1 more candidate, by what those before took" in more.err
 
 
 @pytest.mark.parametrize(
@@ -318,3 +481,22 @@ def test_without_a_run_the_front_is_that_of_the_newest(
     assert found.err == "run     runs/new\n"
     assert found.json == cli("pareto", "runs/new", "--json").json
     assert cli("report").out.strip() == "runs/new/report.html"
+
+
+def test_after_an_upgrade_a_run_goes_on_with_leave_alone(search: Cli, tmp_path: Path) -> None:
+    assert search("--trials", 1).code == 0
+    config = tmp_path / "run" / "config.yaml"
+    study = load(tmp_path / "run").study
+    old = yaml.safe_load(config.read_text())
+    old["versions"]["torch"] = "1.0"
+    config.write_text(yaml.safe_dump(old))
+    study.set_user_attr("config", old)
+    before = content(tmp_path / "run")
+    refused = search("--trials", 2)
+    assert refused.code == 2
+    assert "1.0 there" in refused.err and "--accept-versions" in refused.err
+    assert content(tmp_path / "run") == before
+    accepted = search("--trials", 2, "--accept-versions")
+    assert accepted.code == 0 and "goes on with sret_nas" in accepted.err
+    assert "went on with" in (tmp_path / "run" / "report.html").read_text()
+    assert search("--trials", 3).code == 0

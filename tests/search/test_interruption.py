@@ -246,6 +246,7 @@ def test_two_workers_one_of_them_killed(options: list[str], tmp_path: Path) -> N
         os.kill(children(process.pid)[0], signal.SIGKILL)
         output, messages = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, messages
+    assert "a worker was killed by signal 9: another takes its place" in messages
     outcome = load(out)
     assert not outcome.study.get_trials(states=(TrialState.RUNNING,))
     ids = [trial.user_attrs["id"] for trial in standing(outcome.study)]
@@ -259,3 +260,18 @@ def test_two_workers_one_of_them_killed(options: list[str], tmp_path: Path) -> N
     seconds = outcome.seconds()
     assert seconds["workers"] == pytest.approx(2 * seconds["total"])
     assert 0 < seconds["training"] < seconds["workers"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_killed_workers_are_replaced(options: list[str], tmp_path: Path) -> None:
+    """With both gone, nobody else could end the search."""
+    out = tmp_path / "run"
+    with started(options, out, workers=2) as process:
+        until(lambda: asked(out) >= 2 and curves(out) >= 1, process)
+        for pid in children(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        _, messages = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, messages
+    assert messages.count("another takes its place") == 2
+    ids = [trial.user_attrs["id"] for trial in standing(load(out).study)]
+    assert len(ids) == len(set(ids)) == TRIALS

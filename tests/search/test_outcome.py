@@ -14,13 +14,14 @@ import scipy.stats
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from rich.live import Live
-from sret_nas.cli.view import View
+from sret_nas.cli.view import Lines, View
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.search import Outcome, RunDir
 from sret_nas.search.order import kendall
 from sret_nas.space import SearchSpace
+from sret_nas.units import format_quantity
 
 Lab = Any
 ARCHS = sorted(SearchSpace.load("smoke").sample(12, 3), key=lambda arch: cost(arch).macs)
@@ -309,9 +310,10 @@ def test_who_leaves_the_front_leaves_the_folder(made: Made) -> None:
     assert after == {"000.yaml", "007.yaml"}
 
 
-def test_a_measured_latency_is_the_members(made: Made) -> None:
+def test_a_member_has_the_latency_of_its_trial(made: Made) -> None:
+    """Runs of earlier versions hold second values; nothing shows them."""
     made.study.set_user_attr("latency:1", {"median_ms": 1.5})
-    assert [m.metrics["latency_ms"] for m in made.outcome.front] == [None, 1.5, None]
+    assert [m.metrics["latency_ms"] for m in made.outcome.front] == [None, None, None]
 
 
 def test_a_terminal_shows_the_run_while_it_goes_on(made: Made) -> None:
@@ -324,5 +326,61 @@ def test_a_terminal_shows_the_run_while_it_goes_on(made: Made) -> None:
     assert "4 complete" in shown
 
 
+def test_the_view_follows_the_objectives(lab: Lab) -> None:
+    """Whatever is sought is in the front, beside the sparkline, and in each trial's line."""
+    made = Made(lab, objectives=("val_accuracy", "peak_bytes", "params"), trials=8)
+    for k, losses in enumerate(([9.0, 3.0], [9.0, 2.0], [9.0, 1.0])):
+        made.add(k, losses)
+    (best,) = [m for m in made.outcome.front if m.trial == 2]
+    for width in (80, 40):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=True, width=width, height=60)
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            View(made.run, made.config, live)(made.study)
+            shown = screen.getvalue()
+        for words in (
+            "memory",
+            "params",
+            "50.00%",
+            format_quantity("peak_bytes", best.metrics["peak_bytes"]),
+        ):
+            assert words in shown, words
+
+
+def test_lines_of_a_pipe_follow_the_objectives(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Made(lab, objectives=("val_accuracy", "peak_bytes"))
+    lines = Lines(made.config.goals)
+    lines(made.study)
+    made.add(2, [4, 1])
+    made.confirm(0, 1, 0.5)
+    lines(made.study)
+    told = capsys.readouterr().err
+    assert format_quantity("peak_bytes", cost(ARCHS[2]).peak_bytes) in told
+    assert "confirmed with seed 1: val_accuracy 50.00%" in told
+
+
 def test_members_that_are_not_confirmed_yet_are_not_said_to_stand(made: Made) -> None:
     assert [row["dethroned"] for row in made.outcome.rows()] == [None] * 3
+
+
+def test_the_recommendation_keeps_a_latency_bound_with_its_margin(lab: Lab) -> None:
+    made = Made(lab, budget=("2ms", "3ms@8"))
+    timing = {"source": "measured", "warning": None}
+    for k, loss, ms, margin in ((0, 3.0, 0.5, 0.1), (5, 2.0, 1.8, 0.1), (9, 1.0, 1.95, 0.1)):
+        made.add(k, [4, 4, 4, loss], latency=timing | {"ms": ms, "margin_ms": margin})
+    assert [member.trial for member in made.outcome.front] == [0, 1, 2]
+    assert made.outcome.recommended().trial == 1
+    assert made.outcome.to_dict()["front"][1]["latency"] == timing | {"ms": 1.8, "margin_ms": 0.1}
+    made.outcome.write()
+    text = (made.run.path / "pareto.csv").read_text()
+    (_, row, _) = csv.DictReader(io.StringIO(text))
+    assert (row["latency_margin_ms"], row["latency_source"]) == ("0.1", "measured")
+
+
+def test_where_none_keeps_the_bound_surely_the_best_is_recommended(lab: Lab) -> None:
+    made = Made(lab, budget=("2ms",))
+    for k, loss in ((0, 3.0), (5, 2.0)):
+        made.add(k, [4, 4, 4, loss], latency={"ms": 1.95, "margin_ms": 0.1, "source": "measured"})
+    assert made.outcome.recommended().trial == 1

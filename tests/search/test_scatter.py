@@ -14,6 +14,7 @@ from sret_nas.cli.scatter import scatter
 from sret_nas import zoo
 from sret_nas.cost import cost
 from sret_nas.search import Outcome, RunDir
+from sret_nas.search.objectives import format_metric
 
 from .conftest import Lab
 
@@ -104,13 +105,62 @@ def test_accuracy_and_another_cost(outcome: Outcome) -> None:
     assert "(params)" in picture
 
 
-def test_one_point_is_a_picture_and_none_is_not(outcome: Outcome) -> None:
-    outcome.trials = outcome.trials[:1]
-    assert scatter(outcome, 80).count("◆") == 3  # itself, its meaning, its name
-    outcome.trials = []
-    del outcome.front
-    assert scatter(outcome, 80) == ""
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_few_points_take_few_lines(outcome: Outcome, number: int) -> None:
+    outcome.trials = outcome.trials[:number]
+    picture = scatter(outcome, 80)
+    assert (picture == "") == (number < 3)
+    assert len(picture.splitlines()) < 14
     assert scatter(outcome, 39) == ""
+
+
+def test_a_picture_that_was_asked_for_and_is_none_is_said(
+    cli: Callable[..., Any], lab: Lab, tmp_path: Path
+) -> None:
+    empty, config = RunDir(tmp_path / "empty"), lab.config("sret")
+    with empty.only_one():
+        empty.study(create=empty.begin(config))
+    assert "no picture: fewer than 3 candidates" in cli("pareto", empty.path, "--plot").err
+
+
+def test_every_cost_that_is_sought_has_its_picture(outcome: Outcome) -> None:
+    outcome.config = outcome.config.model_copy(
+        update={"objectives": ("val_loss", "params", "peak_bytes")}
+    )
+    picture = scatter(outcome, 80)
+    assert "against params (logarithmic)" in picture
+    assert "against memory (logarithmic)" in picture
+    assert "MACs" not in picture
+    assert len(picture.splitlines()) <= 30
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+@pytest.mark.parametrize("quality", ["val_loss", "val_accuracy"])
+def test_no_objective_is_dropped(
+    run: RunDir,
+    quality: str,
+    width: int,
+    cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own training's value, the mean over seeds, and each cost, however narrow."""
+    goals = (quality, "params", "peak_bytes", "macs")
+    config = run.config().model_copy(update={"objectives": goals})
+    config.save(run.config_file)
+    best = Outcome(run, config, run.study()).rows()[-1]
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = cli("pareto", run.path, "--no-plot")
+    assert max(map(len, result.out.splitlines())) <= width
+    mean = "confirmed_loss" if quality == "val_loss" else "confirmed_accuracy"
+    for name, value in ((quality, best[quality]), (quality, best[mean])):
+        assert format_metric(name, value) in result.out
+    for name in goals[1:]:
+        assert (
+            format_metric(name, best[name]).removesuffix(" MACs").removesuffix(" params")
+            in result.out
+        )
+    left_out = result.err.partition("left out")[2]
+    assert not re.search(r"params|memory|MACs", left_out)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

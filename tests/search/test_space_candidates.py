@@ -133,7 +133,7 @@ def test_a_space_with_a_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file = SearchSpace.load("sret").file.model_dump(
         mode="json", by_alias=True, exclude_unset=True
     ) | {"callable": "halved:change"}
-    space = SearchSpace.load(file)
+    space = SearchSpace.load(file, allow_code=True)
     candidates = SpaceCandidates(space, {"macs": 4e9}, ["macs"])
     rows = candidates.draw(50, np.random.default_rng(0))
     assert len(rows) == 50

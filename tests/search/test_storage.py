@@ -207,6 +207,6 @@ def test_a_proxy_that_was_started_anew_reads_before_it_takes_parameters(tmp_path
     trial = study.ask()
     kind = optuna.distributions.IntDistribution(1, 9)
     anew.set_trial_param(trial._trial_id, "x", 3.0, kind)
-    assert again.get_trials()[0].params == {"x": 3}
+    assert anew.get_trial(trial._trial_id).params == {"x": 3}
     with pytest.raises(KeyError):
         anew.set_trial_param(trial._trial_id + 1, "x", 3.0, kind)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
-from sret_nas.errors import ArchitectureError, SretNasError
+from sret_nas.cost import cost
+from sret_nas.errors import ArchitectureError, SretNasError, UsageError
 from sret_nas.search import Outcome
-from sret_nas.search.trials import ATTEMPTS, recover, standing
+from sret_nas.search.comparison import Comparer
+from sret_nas.search.constraints import KEY
+from sret_nas.search.trials import ATTEMPTS, hand_back, recover, standing
+from sret_nas.space import Timing
 from sret_nas.training import DivergedError, NotFiniteError, OutOfMemoryError
 
 Lab = Any
@@ -133,19 +141,60 @@ def ask_and_vanish(worker: Any) -> str:
     return str(arch.id)
 
 
-def test_an_architecture_that_kills_its_worker_is_given_up(lab: Lab) -> None:
+def test_kills_from_outside_never_give_an_architecture_up(lab: Lab) -> None:
+    config = lab.config(trials=1)
+    study = lab.study(config)
+    tried = set()
+    for _ in range(ATTEMPTS + 1):
+        tried.add(ask_and_vanish(lab.worker(config, study)))
+        recover(study)
+    assert not standing(study)
+    assert {t.user_attrs["interrupted"] for t in study.trials} == {"lost"}
+    lab.worker(config, study).search()
+    (trial,) = standing(study)
+    assert trial.state == TrialState.COMPLETE
+    assert tried == {trial.user_attrs["id"]}
+
+
+def test_an_architecture_that_takes_its_worker_down_is_given_up(lab: Lab) -> None:
     config = lab.config(trials=3)
     study = lab.study(config)
-    lost = set()
-    for _ in range(ATTEMPTS):
-        lost.add(ask_and_vanish(lab.worker(config, study)))
-        recover(study)
-    assert [t.user_attrs.get("reason") for t in study.trials] == [
-        *[None] * (ATTEMPTS - 1),
-        f"lost {ATTEMPTS} times",
-    ]
-    assert len(lost) == 1
-    assert ask_and_vanish(lab.worker(config, study)) not in lost
+    tried = set()
+    for cause in ("SIGSEGV", "out of memory", "SIGSEGV", "SIGSEGV"):  # counted by their cause
+        tried.add(ask_and_vanish(lab.worker(config, study)))
+        assert not standing(study)[0].state.is_finished()
+        assert hand_back(study, study.trials[-1], "crashed", cause)
+    (given_up,) = standing(study)
+    assert given_up.state == TrialState.FAIL
+    assert given_up.user_attrs["reason"] == f"crashed {ATTEMPTS} times"
+    assert given_up.user_attrs["error"] == "SIGSEGV"
+    assert tried == {given_up.user_attrs["id"]}
+    assert ask_and_vanish(lab.worker(config, study)) not in tried
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "cause"),
+    [
+        (MemoryError(), "crashed", "MemoryError"),
+        (RuntimeError("a kernel failed"), "crashed", "RuntimeError"),
+        (OSError(28, "No space left on device"), "lost", None),
+        (StorageInternalError(), "lost", None),
+        (KeyboardInterrupt(), "stopped", None),
+    ],
+)
+def test_only_what_a_candidate_does_itself_is_held_against_it(
+    lab: Lab, error: BaseException, why: str, cause: str | None
+) -> None:
+    def table(*_: object) -> Any:
+        raise error
+
+    config = lab.config(trials=1)
+    worker = lab.worker(config, table=table)
+    with pytest.raises((type(error), SretNasError)):
+        worker.search()
+    (trial,) = worker.study.trials
+    assert trial.user_attrs["interrupted"] == why
+    assert trial.user_attrs.get("cause") == cause
 
 
 def test_to_stop_often_does_not_give_an_architecture_up(lab: Lab) -> None:
@@ -202,6 +251,25 @@ def test_confirmation_that_fails_or_is_stopped(lab: Lab, table: Any) -> None:
     assert "confirmed:0:2" not in first.study.user_attrs
 
 
+def test_why_training_was_slow_is_kept_and_said_once(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = lab.worker(lab.config(trials=3))
+    evaluate = worker.evaluator.evaluate
+    worker.evaluator.evaluate = lambda *args, **options: replace(
+        evaluate(*args, **options), why_eager="out of memory: 3.1 GiB for a graph"
+    )
+    worker.search()
+    kept = [trial.user_attrs["eager"] for trial in worker.study.trials]
+    assert kept == ["out of memory: 3.1 GiB for a graph"] * 3
+    said = "note: trained without CUDA graphs, slower: out of memory: 3.1 GiB for a graph\n"
+    assert capsys.readouterr().err == said
+    quiet = lab.worker(lab.config(trials=3))
+    quiet.search()
+    assert not any("eager" in trial.user_attrs for trial in quiet.study.trials)
+    assert capsys.readouterr().err == ""
+
+
 def test_seconds_are_told_apart(lab: Lab) -> None:
     from sret_nas.space import Timing
 
@@ -213,6 +281,71 @@ def test_seconds_are_told_apart(lab: Lab) -> None:
         assert trial.user_attrs["seconds"]["latency"] >= 0
         assert trial.user_attrs["metrics"]["latency_ms"] == 4
         assert trial.values[1] == 4
+
+
+def comparer(take: Any) -> Comparer:
+    return Comparer(take, nullcontext, lambda: False, on="a card")
+
+
+def predicted(arch: Architecture, batch: int) -> Timing:
+    return Timing(9.0, 1.0, "predicted")
+
+
+def test_a_trial_has_one_latency_measured_before_it_is_told(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside: list[set[str]] = []
+
+    def take(archs: Any, seconds: float) -> Any:
+        beside.append(set(archs) - {"candidate"})
+        return {
+            name: SimpleNamespace(
+                median_ms=cost(arch).macs / 1e6,
+                low_ms=cost(arch).macs / 1e6,
+                high_ms=cost(arch).macs / 1e6 + 1e-9,
+                spread=0.0,
+                rankable=True,
+                note="spread too wide",
+            )
+            for name, arch in archs.items()
+        }
+
+    config = lab.config(trials=8, budget=("8ms@4",), objectives=("val_loss", "latency_ms"))
+    worker = lab.worker(config, clock=lambda arch, batch: Timing(7.0, 1.0, "predicted"))
+    worker.comparer = comparer(take)
+    worker.search()
+    done = Counter(trial.state for trial in worker.study.trials)
+    assert done[TrialState.COMPLETE] and done[TrialState.PRUNED]
+    for trial in worker.study.trials:
+        kept = trial.user_attrs
+        complete = trial.state == TrialState.COMPLETE
+        assert kept["latency"]["source"] == ("measured" if complete else "predicted")
+        assert kept["latency_ms"] == kept["metrics"]["latency_ms"] == kept["latency"]["ms"]
+        assert kept["latency_ms"] == (kept["metrics"]["macs"] / 1e6 if complete else 7)
+        most = kept["latency"]["ms"] + kept["latency"]["margin_ms"]
+        assert trial.system_attrs[KEY] == [(most - 8) / 8]
+        if complete:
+            assert trial.values[1] == kept["latency_ms"]
+    complete_ones = [t.number for t in worker.study.trials if t.state == TrialState.COMPLETE]
+    assert beside[0] == set() and all(str(complete_ones[0]) in names for names in beside[1:])
+    assert capsys.readouterr().err.count("latency: spread too wide") == len(complete_ones)
+    for member in Outcome(worker.run, worker.config, worker.study).front:
+        assert member.metrics["latency_ms"] == worker.study.trials[member.trial].values[1]
+
+
+def test_a_latency_that_cannot_be_measured_stays_as_predicted(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def take(archs: Any, seconds: float) -> Any:
+        raise UsageError("no room")
+
+    config = lab.config(trials=1, objectives=("val_loss", "latency_ms"))
+    worker = lab.worker(config, clock=predicted)
+    worker.comparer = comparer(take)
+    worker.search()
+    (trial,) = worker.study.trials
+    assert trial.values[1] == 9 and trial.user_attrs["latency"]["source"] == "predicted"
+    assert "trial 0: its latency stays as it was predicted: no room" in capsys.readouterr().err
 
 
 def test_a_curve_is_seen_while_it_grows(lab: Lab, table: Any) -> None:

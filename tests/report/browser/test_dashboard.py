@@ -49,3 +49,41 @@ def test_the_studys_note_has_the_answer(served: Dashboard, look: Any) -> None:
     best = served.outcome.recommended()
     assert best is not None
     look(f"{served.url}/note").get_by_text(f"Recommended: trial {best.trial}").wait_for()
+
+
+def test_it_fits_a_phone(served: Dashboard, look: Any) -> None:
+    """One column: no plot or choice is cut, and none lies on another."""
+    page = look(served.url, width=390)
+    page.locator("[id='user-defined-plot:front-macs'] .main-svg").first.wait_for()
+    page.locator("[id='graph-pareto-front'] .main-svg").first.wait_for()
+    boxes = {
+        name: page.locator(name).first.bounding_box()
+        for name in (
+            "[id='user-defined-plot:front-macs']",
+            "[id='graph-pareto-front']",
+            "main .MuiSelect-root",
+        )
+    }  # fmt: skip
+    for name, box in boxes.items():
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= 390, name
+    choice, plot = boxes["main .MuiSelect-root"], boxes["[id='graph-pareto-front']"]
+    assert choice["y"] + choice["height"] <= plot["y"]
+
+
+def test_our_plots_have_cards_and_no_bar_of_buttons_covers_a_title(
+    served: Dashboard, look: Any
+) -> None:
+    page = look(served.url, width=1400)
+    inside = []
+    for name in PLOTS:
+        plot = page.locator(f"[id='user-defined-plot:{name}']")
+        plot.locator(".main-svg").first.wait_for()
+        plot.hover()
+        bar, title = plot.locator(".modebar").bounding_box(), plot.locator(".gtitle").bounding_box()
+        assert bar["y"] > title["y"] + title["height"]
+        assert bar["y"] + bar["height"] <= plot.bounding_box()["y"] + plot.bounding_box()["height"]
+        card = page.locator(f".MuiCard-root:has([id='user-defined-plot:{name}'])")
+        inside.append(card.bounding_box())
+    apart = [b["x"] - (a["x"] + a["width"]) for a in inside for b in inside if b["x"] > a["x"]]
+    assert apart and min(apart) >= 8

@@ -66,6 +66,27 @@ def test_it_is_readable(written: str, look: Any, width: int, scheme: str) -> Non
     assert page.evaluate(cut) == []
 
 
+@pytest.mark.parametrize("width", [390, 1400, 1920])
+def test_no_objective_is_out_of_sight(runs: Any, look: Any, width: int) -> None:
+    """Each is in the table without scrolling; on a wide page the room is used."""
+    goals = ("val_accuracy", "params", "latency_ms", "peak_bytes")
+    page = look(report.write(runs.outcome(12, objectives=goals)).absolute().as_uri(), width=width)
+    page.wait_for_function("document.querySelectorAll('.chart .main-svg').length >= 9")
+    for cell in page.locator(".rows tr:first-child td").all():
+        box = cell.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    if width < 600:  # without a heading each value says what it is
+        said = "e => getComputedStyle(e, '::before').content"
+        cells = page.locator(".rows tr:nth-child(1) td").all()
+        assert [cell.evaluate(said) for cell in cells[1:3]] == [
+            '"validation accuracy"',
+            '"parameters"',
+        ]
+    used = page.evaluate("document.querySelector('#front').getBoundingClientRect().width")
+    assert used >= 0.88 * width
+
+
 def test_the_drawing_stays_legible_on_a_phone(written: str, look: Any) -> None:
     page = look(written, width=360)
     height = page.locator("#answer .arch text").first.bounding_box()["height"]

@@ -1,0 +1,143 @@
+"""Who computes on a device: trainings side by side, or one measurement alone.
+
+A readers-writer lock by device in the user's cache folder, so that it holds between the
+workers of a run and between runs. A training gives its share up after every epoch; a
+measurement that waits shuts a gate, so that trainings that go on come behind it. The
+system drops the locks of a process that dies. Without ``fcntl`` (Windows) nothing is locked.
+Trainings go on where the folder cannot be written; measurements do not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sret_nas.arch import Architecture
+from sret_nas.device import cache_folder
+from sret_nas.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from sret_nas.evaluate import Evaluator, Metrics, Report
+    from sret_nas.training import EpochResult
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover
+    fcntl = None  # type: ignore[assignment]
+
+
+class Lease:
+    """The lease of one device.
+
+    Args:
+        device: What the device is called on this machine, whoever asks.
+        folder: Of the lock files; default in the user's cache.
+    """
+
+    def __init__(self, device: str, folder: Path | None = None) -> None:
+        folder = folder or cache_folder() / "leases"
+        self.gate, self.device = folder / f"{device}.gate", folder / f"{device}.lock"
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within the block nothing is measured on the device."""
+        with ExitStack() as held:
+            with _held(self.gate, alone=False):
+                held.enter_context(_held(self.device, alone=False))
+            yield
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Within the block nobody else computes on the device.
+
+        Raises:
+            UsageError: the folder of the locks cannot be written.
+        """
+        with _held(self.gate, alone=True), _held(self.device, alone=True):
+            yield
+
+
+@contextmanager
+def _held(path: Path, alone: bool) -> Iterator[None]:
+    if fcntl is None:  # pragma: no cover
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        if alone:
+            raise UsageError(
+                f"{path.parent} cannot be written, so that nobody is kept from computing while "
+                f"something is measured: {error.strerror}",
+                "let SRET_NAS_CACHE name another folder",
+            ) from error
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(file)  # which drops the lock
+
+
+def lease(device: torch.device) -> Lease:
+    """The lease of a device: a GPU goes by its own id, whatever its number is here."""
+    if device.type != "cuda":
+        return Lease(device.type)
+    import torch
+
+    return Lease(f"cuda-{torch.cuda.get_device_properties(device).uuid}")
+
+
+class Leased:
+    """An evaluator that holds its device's lease while it computes.
+
+    Args:
+        evaluator: Does the work.
+        of: The lease.
+    """
+
+    def __init__(self, evaluator: Evaluator, of: Lease) -> None:
+        self.evaluator = evaluator
+        self.lease = of
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The evaluator's."""
+        return self.evaluator.rungs
+
+    def evaluate(
+        self, arch: Architecture, *, seed: int = 0, report: Report | None = None
+    ) -> Metrics:
+        """Train and validate."""
+        return self._hold(self.evaluator.evaluate, arch, seed, report)
+
+    def confirm(
+        self, arch: Architecture, *, seed: int = 0, report: Report | None = None
+    ) -> Metrics:
+        """The same, with the test images."""
+        return self._hold(self.evaluator.confirm, arch, seed, report)
+
+    def _hold(
+        self,
+        work: Callable[..., Metrics],
+        arch: Architecture,
+        seed: int,
+        report: Report | None,
+    ) -> Metrics:
+        with ExitStack() as held:
+            held.enter_context(self.lease.computing())
+
+            def after_epoch(result: EpochResult) -> bool:
+                held.close()
+                go_on = report is None or report(result)
+                held.enter_context(self.lease.computing())
+                return go_on
+
+            return work(arch, seed=seed, report=after_epoch)
