@@ -11,9 +11,8 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,12 @@ from sqlalchemy.orm import Session
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
+from sret_nas.evaluate import Metrics, Report
 from sret_nas.proxy import Proxy
 from sret_nas.search import RunConfig
 from sret_nas.search.samplers import POPULATION
 from sret_nas.space import SearchSpace
+from sret_nas.training import EpochResult
 from sret_nas.units import Budget, parse_budgets
 
 SPACE, BUDGET, SEED = "sret", "4GFLOPs", 0
@@ -40,18 +41,6 @@ PRUNED, FAILED = 0.35, 0.02
 """Shares of the candidates."""
 DIRECTIONS = ("minimize", "minimize")
 GENETIC = (NSGAIISampler, NSGAIIISampler)
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """As that of ``sret_nas.training``, without torch."""
-
-    epoch: int
-    train_loss: float
-    val_loss: float
-    val_accuracy: float
-    seconds: float
-    images: int
 
 
 def kept(options: argparse.Namespace, told: dict[str, Any], rows: str) -> list[dict[str, Any]]:
@@ -98,16 +87,21 @@ class StandIn:
         return self.left == 0
 
     def evaluate(
-        self, arch: Architecture, *, seed: int, report: Callable[[EpochResult], bool]
-    ) -> Any:
+        self, arch: Architecture, *, seed: int = 0, report: Report | None = None
+    ) -> Metrics:
         """Wait, and report every epoch; what is said to that is not heard."""
         if self.first_at is None:
             self.first_at = time.monotonic()
+        curve = []
         for result in learning(arch, RUNGS[-1], self.rng):
             time.sleep(self.seconds / RUNGS[-1])
-            report(result)
+            curve.append(result)
+            if report is not None:
+                report(result)
         self.left -= 1
-        return SimpleNamespace(**vars(result), epochs=result.epoch)
+        return Metrics.of(curve)
+
+    confirm = evaluate
 
 
 def configuration(space: SearchSpace, sampler: str) -> RunConfig:

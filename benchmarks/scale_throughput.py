@@ -14,8 +14,10 @@ the worker, and of what serves the storage: they say how much of this machine it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
+import queue
 import statistics
 import tempfile
 import time
@@ -38,6 +40,8 @@ WORKERS = (1, 2, 4, 8, 16, 32, 64)
 STUDY = "scale"
 LONGEST_S = 600.0
 """How long workers may take to start."""
+LOOK_S = 1.0
+"""How often it is looked whether they live."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +119,7 @@ def run(storage: Storage, workers: int, options: argparse.Namespace) -> dict[str
         process.start()
     barrier.wait(LONGEST_S)
     servers, account, start = storage.cpu_s(), storage.account(), time.monotonic()
-    told: list[Told] = [results.get() for _ in processes]
+    told: list[Told] = [_told(results, processes) for _ in processes]
     wall_s = time.monotonic() - start
     servers = {name: cpu_s - servers[name] for name, cpu_s in storage.cpu_s().items()}
     account = {name: value - account[name] for name, value in storage.account().items()}
@@ -140,6 +144,18 @@ def run(storage: Storage, workers: int, options: argparse.Namespace) -> dict[str
     }
 
 
+def _told(results: Any, processes: list[Any]) -> Told:
+    """What the next worker says; one that died says nothing, ever."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            found: Told = results.get(timeout=LOOK_S)
+            return found
+        if any(process.exitcode for process in processes):
+            for process in processes:
+                process.terminate()
+            raise SystemExit("a worker failed; it says why above")
+
+
 def work(url: str, barrier: Any, results: Any, seconds: float, rounds: int, after_s: float) -> None:
     """A worker's process."""
     place = RunDir(storage=url, study=STUDY)
@@ -151,7 +167,7 @@ def work(url: str, barrier: Any, results: Any, seconds: float, rounds: int, afte
         config=config,
         study=study,
         space=config.search_space(),
-        evaluator=evaluator,  # type: ignore[arg-type]
+        evaluator=evaluator,
         fits=lambda _: None,
         stop=lambda: evaluator.over,
     )

@@ -176,7 +176,7 @@ def search(
             shown(study)
             upkeep(study)
 
-        ended: Ended = run_search(run, config, watch, crew=crew)
+        ended: Ended = run_search(run, config, watch, crew=crew, data=images)
     upkeep.finish(ended.outcome)
     _finish(ended.outcome, form)
     if upkeep.problem:

@@ -77,7 +77,8 @@ def test_how_it_was_made_is_told(table):
 
 
 @pytest.mark.parametrize(
-    "name", ["table", "search", "fidelity", "proxy_table", "proxies", "scale", "operations"]
+    "name",
+    ["table", "search", "fidelity", "proxy_table", "proxies", "scale", "operations", "listing"],
 )
 def test_scripts_explain_themselves(name):
     done = subprocess.run(

@@ -21,7 +21,7 @@ import torch
 from sret_nas.data import embedded, folder, timm_sets, torchvision_sets
 from sret_nas.data.digests import Tell
 from sret_nas.data.errors import DataError
-from sret_nas.data.items import Indices, Items
+from sret_nas.data.items import FileItems, Indices, Items
 from sret_nas.data.source import Source
 from sret_nas.data.splits import Resident, Split, Stream, stratified
 from sret_nas.device import cache_folder
@@ -67,6 +67,8 @@ class DataSet:
     fingerprint: str
     notes: tuple[str, ...]
     open_test: Callable[[], Items] | None
+    listing: Source | None = None
+    """What was found of a folder: another process here loads it without a look at the files."""
     former_fingerprint: Callable[[], str] = lambda: ""
     """The fingerprint of versions before 0.2, which their runs have written down."""
 
@@ -124,7 +126,7 @@ class DataSet:
 
 
 def load_data(
-    source: str | Path = embedded.NAME,
+    source: str | Path | Source = embedded.NAME,
     *,
     image_size: int,
     subset: int | None = None,
@@ -138,7 +140,8 @@ def load_data(
 
     Args:
         source: ``demo`` (built in), a name of torchvision's such as ``cifar10``, a
-            folder of images by class, a tar file, or ``hfds/…``, ``wds/…``, ``tfds/…``.
+            folder of images by class, a tar file, or ``hfds/…``, ``wds/…``, ``tfds/…``;
+            or the ``listing`` of a ``DataSet``.
         image_size: Side in px; the middle square of every image is resized to it.
         subset: Most training images, class shares kept; ``None`` for all. Never fewer
             than one a class.
@@ -159,7 +162,9 @@ def load_data(
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction: given {val_fraction}; allowed: between 0 and 1")
-    found = find(str(source), image_size, root, tell)
+    found = source
+    if not isinstance(found, Source):
+        found = find(str(source), image_size, root, tell)
     train, val = found.train, found.val
     classes = len(found.classes)
     if len(np.unique(train.labels)) < 2:
@@ -201,6 +206,7 @@ def load_data(
         fingerprint=_fingerprint(methodcaller("fingerprint"), found, chosen, val_chosen),
         notes=(*found.notes, *grown, *_remarks(found, splits)),
         open_test=found.test,
+        listing=found if isinstance(train, FileItems) else None,
         former_fingerprint=functools.partial(
             _fingerprint, methodcaller("former_fingerprint"), found, chosen, val_chosen
         ),

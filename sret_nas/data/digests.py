@@ -28,6 +28,8 @@ MOST = 4_000_000
 """Digests that are kept."""
 CHUNK = 2_000
 """Digests that are computed before they are kept."""
+TURN = 50
+"""Of them, how many a thread computes in its turn."""
 SETTLED_NS = 2_000_000_000
 """A file that changed more recently may change again without its times showing it."""
 
@@ -50,12 +52,14 @@ def content(path: str, offset: int, size: int, sampled: bool) -> bytes:
     if sampled and size > 3 * PART_BYTES:
         places = (0, (size - PART_BYTES) // 2, size - PART_BYTES)
         parts = [(offset + place, PART_BYTES) for place in places]
-    with open(path, "rb", buffering=0) as file:
+    file = os.open(path, os.O_RDONLY)
+    try:
         for start, left in parts:
-            file.seek(start)
-            while left and (block := file.read(min(left, 1 << 20))):
+            while left and (block := os.pread(file, min(left, 1 << 20), start)):
                 digest.update(block)
-                left -= len(block)
+                start, left = start + len(block), left - len(block)
+    finally:
+        os.close(file)
     return digest.digest()
 
 
@@ -97,16 +101,16 @@ def digests(
             found = store.known(keys)
             todo = [at for at, digest in enumerate(found) if digest is None]
             now = time.time_ns()
+
+            def read(some: Sequence[int]) -> None:
+                for at in some:
+                    found[at] = content(paths[at], *pieces[at], sampled)
+
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 for start in range(0, len(todo), CHUNK):
                     tell(f"reading images: {start:,} of {len(todo):,} that are new")
                     chunk = todo[start : start + CHUNK]
-                    for at, digest in zip(
-                        chunk,
-                        pool.map(lambda at: content(paths[at], *pieces[at], sampled), chunk),
-                        strict=True,
-                    ):
-                        found[at] = digest
+                    list(pool.map(read, [chunk[k : k + TURN] for k in range(0, len(chunk), TURN)]))
                     store.keep(
                         [
                             (*keys[at], found[at], now)

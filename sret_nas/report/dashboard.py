@@ -22,6 +22,7 @@ from sret_nas.report.guard import Bound, Guard, OneStudy
 from sret_nas.report.looks import Styled
 from sret_nas.report.publish import Publisher
 from sret_nas.search import Outcome
+from sret_nas.search.storage import with_all_trials
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -94,7 +95,10 @@ class Dashboard:
         self.warned = False
         self.socket = _listen(host, port)
         store = FileSystemArtifactStore(str(artifacts))
-        app: WSGIApplication = optuna_dashboard.wsgi(outcome.study._storage, artifact_store=store)
+        storage = outcome.study._storage
+        if all_studies:
+            storage = with_all_trials(storage)
+        app: WSGIApplication = optuna_dashboard.wsgi(storage, artifact_store=store)
         app = Styled(app)
         if not all_studies:
             app = OneStudy(app, outcome.study._study_id, self._owns)

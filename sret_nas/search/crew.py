@@ -35,6 +35,7 @@ from sret_nas.space import clock
 
 if TYPE_CHECKING:
     from sret_nas.data import DataSet
+    from sret_nas.data.source import Source
 
 POLL_S = 0.25
 Watch: TypeAlias = Callable[[optuna.Study], None]
@@ -113,8 +114,12 @@ MakeCrew: TypeAlias = Callable[
 ]
 
 
-def the_data(config: RunConfig) -> DataSet:
+def the_data(config: RunConfig, listing: Source | None = None) -> DataSet:
     """The data of a run.
+
+    Args:
+        config: What was asked for.
+        listing: What another process of this machine found of them.
 
     Raises:
         UsageError: they are others than those that the run was begun with.
@@ -122,7 +127,7 @@ def the_data(config: RunConfig) -> DataSet:
     from sret_nas.data import load_data
 
     source = config.data["source"]
-    data = load_data(source, seed=config.seed, **config.proxy.load_options())
+    data = load_data(listing or source, seed=config.seed, **config.proxy.load_options())
     if data.known_as(config.data["fingerprint"]) != config.data["fingerprint"]:
         raise UsageError(
             f"data '{source}' are not those that the run was begun with: their content "
@@ -132,8 +137,23 @@ def the_data(config: RunConfig) -> DataSet:
     return data
 
 
-def make_worker(run: RunDir, config: RunConfig, stop: Stop, seat: Seat, quiet: bool) -> Worker:
+def make_worker(
+    run: RunDir,
+    config: RunConfig,
+    stop: Stop,
+    seat: Seat,
+    quiet: bool,
+    listing: Source | None = None,
+) -> Worker:
     """A worker that trains, with its own connection, data and clock.
+
+    Args:
+        run: The run.
+        config: What was asked for.
+        stop: Whether to come to an end.
+        seat: Where it works.
+        quiet: Whether somebody else says that the database is away.
+        listing: What another process of this machine found of the data.
 
     Raises:
         UsageError: the data are not those that the run was begun with.
@@ -143,7 +163,7 @@ def make_worker(run: RunDir, config: RunConfig, stop: Stop, seat: Seat, quiet: b
     from sret_nas.device import resolve
     from sret_nas.evaluate import ProxyEvaluator
 
-    data = the_data(config)
+    data = the_data(config, listing)
     device = resolve(seat.device)
     if device.type == "cpu":
         torch.set_num_threads(seat.threads)
@@ -292,7 +312,7 @@ def _no_main(make: MakeWorker) -> Iterator[None]:
     would begin its search again in every worker. Ours need nothing of it.
     """
     main = sys.modules["__main__"]
-    if make.__module__ != "__main__":
+    if getattr(make, "func", make).__module__ != "__main__":
         sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield

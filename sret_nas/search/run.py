@@ -8,6 +8,7 @@ SIGTERM, for a machine that goes away does not wait.
 from __future__ import annotations
 
 import _thread
+import functools
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.trial import TrialState
@@ -46,6 +47,9 @@ from sret_nas.search.session import Session, sessions
 from sret_nas.search.storage import say_on_stderr
 from sret_nas.search.trials import RUNNING, owner, recover, standing, sweep
 
+if TYPE_CHECKING:
+    from sret_nas.data import DataSet
+
 Ending = Literal["done", "interrupted", "timeout"]
 
 
@@ -68,6 +72,7 @@ def search(
     watch: Watch = lambda _: None,
     make: MakeWorker = make_worker,
     crew: MakeCrew | None = None,
+    data: DataSet | None = None,
 ) -> Ended:
     """Begin a run or go on with it.
 
@@ -79,6 +84,7 @@ def search(
         watch: Told of the study: first as it was found, then while the search goes on.
         make: Makes a worker in its process.
         crew: Who does the work; default this process, or processes of its own.
+        data: The data, where they have been loaded: workers need not look for them again.
 
     Raises:
         UsageError: another search is at work on the folder, or it cannot be written.
@@ -98,7 +104,7 @@ def search(
         study = study or run.study(create=config)
         records.check(run.label, study.user_attrs, study.get_trials(deepcopy=False))
         machines = [one["machine"] for one in sessions(study.user_attrs)]
-        work = _Work(run, config, study, watch, make, crew=crew)
+        work = _Work(run, config, study, watch, _told(make, crew, data), crew=crew)
         if machines and work.session.machine not in machines:
             say_on_stderr(f"note: the run was on {machines[-1]}; now on {work.session.machine}")
         try:
@@ -159,7 +165,7 @@ def join(
         }
     )
     if make is make_worker and workers > 1:
-        the_data(config)  # one message, rather than one a worker
+        make = _told(make, crew, the_data(config))  # one look and one message
     with reported(run.label):
         watch(study)
         work = _Work(run, config, study, watch, make, who, crew)
@@ -168,6 +174,13 @@ def join(
         finally:
             work.session.save()
         return Ended(Outcome(run, config, study), ending)
+
+
+def _told(make: MakeWorker, crew: MakeCrew | None, data: DataSet | None) -> MakeWorker:
+    """The maker of workers of this machine, told what was found of the data."""
+    if make is make_worker and crew is None and data is not None and data.listing is not None:
+        return functools.partial(make_worker, listing=data.listing)
+    return make
 
 
 class _Work:

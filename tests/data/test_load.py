@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -266,6 +267,29 @@ def test_shuffled_batches_are_full_and_every_image_comes_at_most_once():
 def test_pickles_for_worker_processes(photos: Path):
     data = pickle.loads(pickle.dumps(load_data(photos, image_size=8)))
     assert len(data.train) == 24
+
+
+def test_what_was_found_of_a_folder_spares_another_process_the_look(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for split in ("train", "val", "test"):
+        paint(photos.parent / "split" / split / "a" / "1.png")
+        paint(photos.parent / "split" / split / "b" / "2.png", (200, 0, 0))
+    for root in (photos, photos.parent / "split"):
+        data = load_data(root, image_size=8)
+        listing = pickle.loads(pickle.dumps(data.listing))
+        with monkeypatch.context() as patch:
+            for name in ("scandir", "stat", "listdir"):
+                patch.setattr(os, name, lambda *_: pytest.fail("looked"))
+            again = load_data(listing, image_size=8)
+        assert again.fingerprint == data.fingerprint
+        assert again.classes == data.classes and again.notes == data.notes
+        for one, other in ((again.train, data.train), (again.val, data.val)):
+            assert isinstance(one, Resident) and isinstance(other, Resident)
+            assert torch.equal(one.images, other.images)
+        assert again.has_test == data.has_test
+    assert len(again.test()) == 2
+    assert load_data(image_size=28).listing is None  # a few MB that every process has
 
 
 def test_torchvision_set_in_the_cache_needs_no_network(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -59,15 +60,18 @@ def test_a_lost_machine_costs_its_running_trials(machines: Any, url: str, tmp_pa
     )
     (_, second) = machines.list_all_nodes()
     lost: set[str] = set()
+    slow_table.hold(log, second.node_id)
 
     def lose(study: optuna.Study) -> None:
         """The second machine, once it and the first are at work."""
         where = {note["pid"]: note["machine"] for note in slow_table.notes(log)}
-        pids = {pid for pid, machine in where.items() if machine == second.node_id}
-        if not lost and len(set(where.values())) == 2:
-            lost.update(slow_table.lose(study, pids, log))
-            if lost:
-                machines.remove_node(second, allow_graceful=False)
+        held = slow_table.held(log)
+        if not lost and held and len(set(where.values())) == 2:
+            lost.add(held["id"])
+            for pid, machine in where.items():
+                if machine == second.node_id:
+                    os.kill(pid, signal.SIGKILL)
+            machines.remove_node(second, allow_graceful=False)
 
     run = RunDir(tmp_path / "run", storage=url)
     ended = search(run, config, watch=lose, make=slow_table.make, crew=RayCrew)

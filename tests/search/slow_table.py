@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import ray
-from optuna.trial import TrialState
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
@@ -21,11 +18,13 @@ from sret_nas.evaluate import TableEvaluator
 from sret_nas.search import RunConfig, RunDir
 from sret_nas.search.crew import Stop
 from sret_nas.search.placement import Seat
-from sret_nas.search.trials import owner
 from sret_nas.search.work import Worker
 from sret_nas.training import EpochResult
 
 EPOCH_S = 0.05
+FEW = 3
+HELD_S = 120.0
+"""Longer than any test takes to kill it."""
 
 
 class SlowTable(TableEvaluator):
@@ -48,6 +47,8 @@ class SlowTable(TableEvaluator):
         }
         with self.log.open("a") as file:
             file.write(json.dumps(note) + "\n")
+        if _is_held(self.log, note):
+            time.sleep(HELD_S)
         for epoch in range(1, self.rungs[-1] + 1):
             time.sleep(EPOCH_S)
             loss = 3 - 0.1 * cost(arch).macs ** 0.2
@@ -78,20 +79,28 @@ def notes(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def lose(study: optuna.Study, pids: set[int], log: Path) -> set[str]:
-    """Kill processes that train something for the search; without it, let them go on.
+def hold(log: Path, machine: str = "") -> None:
+    """Have the next training, once a few have begun, never end; on a machine, if one is named."""
+    log.with_suffix(".hold").write_text(machine)
 
-    Returns:
-        Ids of what they trained. They are halted while that is looked at.
-    """
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    begun = {note["id"] for note in notes(log)}
-    found = {
-        trial.user_attrs["id"]
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if (who := owner(trial)) and who.pid in pids and trial.user_attrs.get("id") in begun
-    }
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL if found else signal.SIGCONT)
-    return found
+
+def held(log: Path) -> dict[str, Any] | None:
+    """The note of the training that was held, once there is one."""
+    file = log.with_suffix(".held")
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _is_held(log: Path, note: dict[str, Any]) -> bool:
+    """Whether this training is the one; of several that ask, one is."""
+    if len(notes(log)) <= FEW:
+        return False
+    mine = log.with_suffix(f".{os.getpid()}")
+    try:
+        if log.with_suffix(".hold").read_text() not in ("", note["machine"]):
+            return False
+        log.with_suffix(".hold").rename(mine)
+    except FileNotFoundError:
+        return False
+    mine.write_text(json.dumps(note))
+    mine.rename(log.with_suffix(".held"))
+    return True

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import timm
 import yaml
+from PIL import Image
 
 from sret_nas import create_model, device
 from sret_nas.arch import Architecture
@@ -500,3 +503,31 @@ def test_after_an_upgrade_a_run_goes_on_with_leave_alone(search: Cli, tmp_path: 
     assert accepted.code == 0 and "goes on with sret_nas" in accepted.err
     assert "went on with" in (tmp_path / "run" / "report.html").read_text()
     assert search("--trials", 3).code == 0
+
+
+def test_workers_here_get_the_list_of_the_files(
+    search: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are listed once a run, however many workers."""
+    from sret_nas.data import folder
+    from sret_nas.search import run as runs
+
+    for k in range(40):
+        path = tmp_path / "images" / "ab"[k % 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), k).save(path)
+    made = []
+
+    class Crew:
+        def __init__(self, run: Any, config: Any, stop: Any, watch: Any, seats: Any, make: Any):
+            monkeypatch.setattr(folder, "folder", lambda *_: pytest.fail("listed again"))
+            make = pickle.loads(pickle.dumps(make))
+            made.extend(make(run, config, stop, seat, quiet=True) for seat in seats)
+
+        def work(self, study: optuna.Study) -> None:
+            pass
+
+    monkeypatch.setattr(runs, "Crew", Crew)
+    done = search("--data", tmp_path / "images", "--trials", 2, workers=2)
+    assert done.code == 0, done.err
+    assert [len(worker.evaluator.evaluator.data.train) for worker in made] == [32, 32]

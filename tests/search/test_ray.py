@@ -23,7 +23,7 @@ from sret_nas.search import RunConfig, RunDir, search, versions
 from sret_nas.search.crew import MakeWorker, Stop
 from sret_nas.search.placement import seats
 from sret_nas.search.ray_engine import RayCrew, needs
-from sret_nas.search.trials import owner, standing
+from sret_nas.search.trials import ATTEMPTS, owner, standing
 from sret_nas.space import SearchSpace
 
 Cli = Callable[..., Any]
@@ -108,14 +108,22 @@ def test_a_killed_actor_costs_its_running_trial(
     import slow_table
 
     killed: set[str] = set()
+    lives: list[int] = []
+    slow_table.hold(log)
+
+    class Counting(RayCrew):
+        def _fill(self, post: Any) -> None:
+            lives.append(post.lives)
+            super()._fill(post)
 
     def kill(study: optuna.Study) -> None:
-        begun = trained(log)
-        if not killed and len(begun) > 3:
-            killed.update(slow_table.lose(study, {begun[-1]["pid"]}, log))
+        held = slow_table.held(log)
+        if held and not killed:
+            killed.add(held["id"])
+            os.kill(held["pid"], signal.SIGKILL)
 
-    config = config_of(log, trials=18)
-    ended = search(RunDir(tmp_path / "run"), config, watch=kill, make=make, crew=RayCrew)
+    config = config_of(log, trials=40)
+    ended = search(RunDir(tmp_path / "run"), config, watch=kill, make=make, crew=Counting)
     assert killed and ended.ending == "done"
     trials = ended.outcome.study.get_trials()
     done = standing(ended.outcome.study)
@@ -128,7 +136,7 @@ def test_a_killed_actor_costs_its_running_trial(
     )
     (again,) = [trial for trial in done if trial.user_attrs["id"] in killed]
     assert again.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    assert len({one["pid"] for one in trained(log)}) == config.workers + 1  # one took its place
+    assert lives == [ATTEMPTS - 1] * config.workers + [ATTEMPTS - 2]  # one took its place
 
 
 def test_more_workers_than_there_is_room_for(make: MakeWorker, log: Path, tmp_path: Path) -> None:
