@@ -25,7 +25,7 @@ import torch
 
 from sret_nas import timing, zoo
 from sret_nas.device import fingerprint
-from sret_nas.search.config import commit
+from sret_nas.study.config import commit
 
 ROOT = Path(__file__).parent.parent
 GOAL = 1.3

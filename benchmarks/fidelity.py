@@ -11,8 +11,8 @@ size no longer tells. What another seed orders at the last epoch is as good as a
 be; the order within one training is better than that, because its luck lasts. Intervals:
 percentile bootstrap over architectures.
 
-Rungs: ``sret_nas.search.rungs.goes_on`` replayed, candidates coming one by one in a random
-order. Given are the seconds saved against training all to the end; the regret, which is
+Rungs: ``sret_nas.runner.pruning.should_continue`` replayed, candidates coming one by one in a
+random order. Given are the seconds saved against training all to the end; the regret, which is
 the share of the hypervolume (validation loss, log MACs) lost by what was stopped; and
 the gain, which is the hypervolume against that of trainings to the end of as many
 candidates as the same seconds pay for. Other values of the rule's constants are replayed for
@@ -34,8 +34,8 @@ from kendall import SIMILAR, Pairs
 from table import PROXY, Row, Table
 
 from sret_nas import pareto
-from sret_nas.search import rungs
-from sret_nas.search.rungs import AtRung
+from sret_nas.runner import pruning as rungs
+from sret_nas.runner.pruning import RungResult
 
 RESULTS = Path(__file__).parent / "results"
 LAST = PROXY.epochs
@@ -86,13 +86,13 @@ def orders(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def replay(rows: Sequence[Row], at: Sequence[int]) -> list[int]:
     """Epochs that each candidate gets, in the order they come."""
-    reached: dict[int, list[AtRung]] = {rung: [] for rung in at[:-1]}
+    reached: dict[int, list[RungResult]] = {rung: [] for rung in at[:-1]}
     epochs = []
     for row in rows:
         got = at[-1]
         for rung in at[:-1]:
-            here = AtRung(row.loss(rung), (row.macs,))
-            go_on = rungs.goes_on(here, reached[rung])
+            here = RungResult(row.loss(rung), (row.macs,))
+            go_on = rungs.should_continue(here, reached[rung])
             reached[rung].append(here)
             if not go_on:
                 got = rung

@@ -26,7 +26,7 @@ from gpu_bench import SECTIONS, Bench, Row
 
 from sret_nas.device import choose, fingerprint, resolve
 from sret_nas.errors import SretNasError
-from sret_nas.search.config import commit, versions
+from sret_nas.study.config import commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 from gpu_bench import Bench, Row
 
-from sret_nas.search import load
+from sret_nas.runner import load
 
 TRIALS = 24
 SAMPLE_MS = 200

@@ -26,7 +26,7 @@ from PIL import Image
 
 from sret_nas.data import load_data
 from sret_nas.device import cores, processor
-from sret_nas.search.config import commit, versions
+from sret_nas.study.config import commit, versions
 
 CLASSES = 1000
 OPTIONS = {"image_size": 28, "subset": 4000, "val_images": 2000}

@@ -51,9 +51,9 @@ from table import PROXY, Table
 
 from sret_nas import pareto
 from sret_nas.device import fingerprint
-from sret_nas.search import KnownCostSampler
-from sret_nas.search.candidates import FromDistributions, Rows
-from sret_nas.search.config import versions
+from sret_nas.samplers import KnownCostSampler
+from sret_nas.samplers.candidates import FromDistributions, Rows
+from sret_nas.study.config import versions
 
 HERE = Path(__file__).parent
 POINTS = (10, 15, 25, 50, 100)

@@ -21,7 +21,7 @@ import scale_throughput
 from scale_study import BUDGET, SPACE
 
 from sret_nas.device import cores, processor
-from sret_nas.search.config import commit, versions
+from sret_nas.study.config import commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {

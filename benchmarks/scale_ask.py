@@ -2,7 +2,7 @@
 
 Three arms, one after the other in every round, each on a study of its own:
 
-- ``ask``: ``study.ask`` with one of ``sret_nas.search.SAMPLERS`` under its filter;
+- ``ask``: ``study.ask`` with one of ``sret_nas.runner.SAMPLERS`` under its filter;
 - ``plain``: the same with Optuna's own sampler, no budget and nothing kept distinct;
   there is none for ``known-cost``;
 - ``turn``: all that a ``Worker`` does for a candidate beside training it: asking, claiming,
@@ -30,11 +30,12 @@ import optuna
 from optuna.samplers import BaseSampler
 from scale_study import RUNGS, SEED, Finished, StandIn, configuration, kept, learning
 
-from sret_nas.search import SAMPLERS, FilteredSampler, RunDir, constraints
-from sret_nas.search.address import Address
-from sret_nas.search.samplers import POPULATION
-from sret_nas.search.storage import open_storage
-from sret_nas.search.work import Worker
+from sret_nas.runner import constraints
+from sret_nas.runner.sampling import POPULATION, SAMPLERS, FilteredSampler
+from sret_nas.runner.worker import Worker
+from sret_nas.study.address import Address
+from sret_nas.study.rundir import RunDir
+from sret_nas.study.storage import open_storage
 
 SIZES = (100, 1_000, 10_000)
 STORAGES = ("memory", "sqlite")
@@ -140,7 +141,7 @@ def measure(options: argparse.Namespace, save: Callable[[dict[str, Any]], None])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     finished = Finished(max(options.sizes))
-    told = {"rounds": options.rounds, "patience_s": options.patience}
+    told = {"rounds": options.rounds, "retry_s": options.patience}
     rows: list[dict[str, Any]] = kept(options, told, "asks")
     done = {(row["storage"], row["trials"], row["sampler"]) for row in rows}
     for storage in options.storages:

@@ -23,8 +23,8 @@ from optuna.trial import TrialState
 from scale_storages import STORAGES
 from scale_study import DIRECTIONS, Finished, _insert
 
-from sret_nas.search.address import Address
-from sret_nas.search.storage import open_storage
+from sret_nas.study.address import Address
+from sret_nas.study.storage import open_storage
 
 COUNTS = (1, 64, 256, 1_024, 4_096)
 

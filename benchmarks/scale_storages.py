@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 
-PATIENCE_S = 60
+RETRY_S = 60
 TICKS = os.sysconf("SC_CLK_TCK")
 PROXY = """
 import sys, optuna
@@ -167,7 +167,7 @@ def _free_port() -> int:
 
 
 def _until(condition, what: str) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + RETRY_S
     while not condition():
         if time.monotonic() > deadline:
             raise SystemExit(what)

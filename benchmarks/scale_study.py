@@ -28,9 +28,9 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.evaluate import Metrics, Report
 from sret_nas.proxy import Proxy
-from sret_nas.search import RunConfig
-from sret_nas.search.samplers import POPULATION
+from sret_nas.runner.sampling import POPULATION
 from sret_nas.space import SearchSpace
+from sret_nas.study.config import RunConfig
 from sret_nas.training import EpochResult
 from sret_nas.units import Budget, parse_budgets
 

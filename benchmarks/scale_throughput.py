@@ -31,10 +31,10 @@ from scale_storages import STORAGES, Storage
 from scale_study import RUNGS, SPACE, StandIn, configuration, kept
 
 from sret_nas.device import cores
-from sret_nas.search import SAMPLERS, RunDir
-from sret_nas.search.rundir import config_of
-from sret_nas.search.work import Worker
+from sret_nas.runner.sampling import SAMPLERS
+from sret_nas.runner.worker import Worker
 from sret_nas.space import SearchSpace
+from sret_nas.study.rundir import RunDir, config_of
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 STUDY = "scale"

@@ -46,10 +46,10 @@ from table import PROXY, Row, Table
 
 from sret_nas import pareto
 from sret_nas.evaluate import TableEvaluator
-from sret_nas.search.config import RunConfig
-from sret_nas.search.rundir import RunDir
-from sret_nas.search.samplers import DEFAULT, SAMPLERS
-from sret_nas.search.work import Worker
+from sret_nas.runner.sampling import DEFAULT, SAMPLERS
+from sret_nas.runner.worker import Worker
+from sret_nas.study.config import RunConfig
+from sret_nas.study.rundir import RunDir
 
 RESULTS = Path(__file__).parent / "results"
 POINTS = (5, 10, 15, 20, 30, 40)

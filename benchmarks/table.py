@@ -37,8 +37,8 @@ from sret_nas.data import DataSet, load_data
 from sret_nas.device import fingerprint
 from sret_nas.evaluate import ProxyEvaluator
 from sret_nas.proxy import VALIDATION_COST, Proxy
-from sret_nas.search.config import versions
 from sret_nas.space import SearchSpace
+from sret_nas.study.config import versions
 from sret_nas.training import EpochResult
 
 TABLES = Path(__file__).parent / "tables"

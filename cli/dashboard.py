@@ -17,7 +17,7 @@ from .output import note, status
 from .where import RunArgument, StorageOption, StudyOption, find
 
 if TYPE_CHECKING:
-    from sret_nas.search import RunDir
+    from sret_nas.study.rundir import RunDir
 
 
 def dashboard(

@@ -10,7 +10,7 @@ import typer
 from .output import note
 
 if TYPE_CHECKING:
-    from sret_nas.search.crew import MakeCrew
+    from sret_nas.runner.executors.local import MakeExecutor
 
 
 class Engine(StrEnum):
@@ -29,7 +29,7 @@ EngineOption = Annotated[
 ]
 
 
-def crew_of(engine: Engine) -> MakeCrew | None:
+def executor_of(engine: Engine) -> MakeExecutor | None:
     """Who does the work; ``None`` for processes of this machine.
 
     Raises:
@@ -38,11 +38,11 @@ def crew_of(engine: Engine) -> MakeCrew | None:
     """
     if engine is Engine.local:
         return None
-    from sret_nas.search.ray_engine import RayCrew, connect
+    from sret_nas.runner.executors.ray import RayExecutor, connect
 
     found = connect()
     note(f"ray     {found.get('CPU', 0):g} cores, {found.get('GPU', 0):g} GPUs")
-    return RayCrew
+    return RayExecutor
 
 
 def device_of(engine: Engine, device: str) -> str:
@@ -55,7 +55,7 @@ def device_of(engine: Engine, device: str) -> str:
 
     choice = choose(device, spread=True)
     if engine is Engine.ray and device == AUTO and choice.name != "cpu":
-        from sret_nas.search.ray_engine import connect
+        from sret_nas.runner.executors.ray import connect
 
         if connect().get("GPU"):
             choice = Choice("cuda", "as the cluster has GPUs")
@@ -68,7 +68,7 @@ def device_of(engine: Engine, device: str) -> str:
 def room(engine: Engine, device: str) -> int:
     """How many workers there is room for, where it does not say how many."""
     if engine is Engine.ray:
-        from sret_nas.search import ray_engine
+        from sret_nas.runner.executors import ray as ray_engine
 
         return ray_engine.room(device)
     from sret_nas.device import cores

@@ -13,7 +13,7 @@ from .scatter import FEWEST, scatter
 from .where import RunArgument, StorageOption, StudyOption, find
 
 if TYPE_CHECKING:
-    from sret_nas.search import Outcome
+    from sret_nas.runner import SearchResult
 
 
 def pareto(
@@ -36,7 +36,7 @@ def pareto(
         note("no candidate has been trained to the end yet")
 
 
-def show_front(outcome: Outcome, form: Format, plot: bool | None = None) -> None:
+def show_front(outcome: SearchResult, form: Format, plot: bool | None = None) -> None:
     """Print the front of a run.
 
     Args:
@@ -59,7 +59,7 @@ def show_front(outcome: Outcome, form: Format, plot: bool | None = None) -> None
             note(f"no picture: fewer than {FEWEST} candidates trained to the end, or no room")
 
 
-def columns(outcome: Outcome) -> list[Column]:
+def columns(outcome: SearchResult) -> list[Column]:
     """The run's objectives, which always stay, and what else is known of its front.
 
     Headings say what was trained once and what is a mean over how many seeds.
@@ -93,7 +93,7 @@ def columns(outcome: Outcome) -> list[Column]:
     return [one for one in found if "val_accuracy" in sought or one.key != "confirmed_accuracy"]
 
 
-def _ms(outcome: Outcome) -> str:
+def _ms(outcome: SearchResult) -> str:
     """How the milliseconds were measured."""
     how = outcome.config.latency
     return "ms" if how is None else "ms, {mode} {dtype} @{batch}".format(**how)
@@ -108,7 +108,7 @@ def _mean(seeds: int | None) -> str:
 
 def _shown(metric: str, value: float) -> str:
     """A value below a heading that says its unit."""
-    from sret_nas.search.objectives import format_metric
+    from sret_nas.study.objectives import format_metric
 
     if metric in ("macs", "params"):
         return format_count(value)

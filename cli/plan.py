@@ -12,9 +12,11 @@ from .view import duration
 
 if TYPE_CHECKING:
     from sret_nas.data import DataSet
-    from sret_nas.search import Outcome, RunConfig, RunDir
-    from sret_nas.search.estimate import Estimate
+    from sret_nas.runner import SearchResult
+    from sret_nas.runner.estimate import Estimate
     from sret_nas.space import SearchSpace
+    from sret_nas.study.config import RunConfig
+    from sret_nas.study.rundir import RunDir
 
 
 USUAL = 24
@@ -35,7 +37,7 @@ class Left:
     candidates: int | None
     confirmations: int | None
     seconds: float | None
-    outcome: Outcome | None
+    outcome: SearchResult | None
 
     @property
     def finished(self) -> int:
@@ -57,23 +59,23 @@ def left_of(run: RunDir, config: RunConfig) -> Left:
     outcome = _begun(run, config)
     if outcome is None:
         return Left(config.trials, None, config.timeout_s, None)
-    from sret_nas.search.confirm import to_confirm
-    from sret_nas.search.remaining import candidates_left, time_left_s
+    from sret_nas.runner.confirmation import to_confirm
+    from sret_nas.runner.remaining import candidates_left, time_left_s
 
     confirmations = len(to_confirm(outcome)) if outcome.front else None
     return Left(candidates_left(outcome), confirmations, time_left_s(outcome), outcome)
 
 
-def _begun(run: RunDir, config: RunConfig) -> Outcome | None:
+def _begun(run: RunDir, config: RunConfig) -> SearchResult | None:
     """The run that is to go on; ``None`` where it is the first search or came to nothing."""
-    from sret_nas.search import Outcome
+    from sret_nas.runner import SearchResult
 
     if not run.exists:
         return None
     config.refuse_other(run.config(), run.path)
     if run.own_database and not run.database.exists():  # killed before it had a study
         return None
-    return Outcome(run, config, run.study())
+    return SearchResult(run, config, run.study())
 
 
 def expectation(config: RunConfig, data: DataSet, left: Left) -> str:
@@ -82,7 +84,7 @@ def expectation(config: RunConfig, data: DataSet, left: Left) -> str:
     Raises:
         InfeasibleError: nothing satisfies the budget.
     """
-    from sret_nas.search.remaining import work_s
+    from sret_nas.runner.remaining import work_s
 
     if left.nothing:
         return "nothing more to train"
@@ -112,7 +114,7 @@ def measured(config: RunConfig, data: DataSet, left: Left) -> Estimate:
     Raises:
         InfeasibleError: nothing satisfies the budget.
     """
-    from sret_nas.search.estimate import estimate
+    from sret_nas.runner.estimate import estimate
 
     trials = USUAL if left.candidates is None else left.candidates
     with status() as progress:

@@ -32,7 +32,7 @@ def runs(
     as_json: JsonOption = False,
 ) -> None:
     """List runs with their progress: those in a folder, or the studies in a storage."""
-    from sret_nas.search.listing import below, in_storage
+    from sret_nas.runner.listing import below, in_storage
 
     if storage is None and folder != Path("runs") and not folder.is_dir():
         raise UsageError(f"{folder}: no such folder", "sret-nas runs FOLDER, or --storage ADDRESS")

@@ -11,8 +11,8 @@ from sret_nas import zoo
 from sret_nas.units import format_count
 
 if TYPE_CHECKING:
-    from sret_nas.search import Outcome
-    from sret_nas.search.objectives import Objective
+    from sret_nas.runner import SearchResult
+    from sret_nas.study.objectives import Objective
 
 HEIGHT, LEAST_HEIGHT = 14, 6
 """Lines of all pictures together, and of one at least, axes aside."""
@@ -47,7 +47,7 @@ class _Point(NamedTuple):
     name: str | None
 
 
-def scatter(outcome: Outcome, width: int = 80, *, ascii_only: bool = False) -> str:
+def scatter(outcome: SearchResult, width: int = 80, *, ascii_only: bool = False) -> str:
     """Quality against each cost that is sought: candidates, the front, the published ones.
 
     Every point is what its own training found, with the seed of the search: a mean
@@ -63,7 +63,7 @@ def scatter(outcome: Outcome, width: int = 80, *, ascii_only: bool = False) -> s
         Lines without colour; empty where fewer than ``FEWEST`` were trained to the end,
         or in less than ``NARROWEST`` characters.
     """
-    from sret_nas.search.objectives import costs, quality
+    from sret_nas.study.objectives import costs, quality
 
     goal, sought = quality(outcome.config.goals), costs(outcome.config.goals)
     marks = ASCII if ascii_only else UNICODE
@@ -77,7 +77,7 @@ def scatter(outcome: Outcome, width: int = 80, *, ascii_only: bool = False) -> s
 
 
 def _picture(
-    outcome: Outcome,
+    outcome: SearchResult,
     points: Sequence[_Point],
     cost: str,
     quality: Objective,
@@ -87,7 +87,7 @@ def _picture(
     """One cost: its title, the points between axes, what the marks mean."""
     from plotille import Figure
 
-    from sret_nas.search.objectives import SHORT, format_metric
+    from sret_nas.study.objectives import SHORT, format_metric
 
     width, height = size
     figure = Figure()
@@ -120,7 +120,7 @@ def _picture(
     )
 
 
-def _points(outcome: Outcome, cost: str, quality: str, marks: Marks) -> Iterator[_Point]:
+def _points(outcome: SearchResult, cost: str, quality: str, marks: Marks) -> Iterator[_Point]:
     front = {member.trial for member in outcome.front}
     names = {arch.id: name for name, arch in reversed(zoo.PUBLISHED.items())}
     for trial in outcome.complete():

@@ -12,7 +12,7 @@ from sret_nas.errors import SretNasError, UsageError
 from sret_nas.files import safe_name
 from sret_nas.units import parse_budgets
 
-from .engine import Engine, EngineOption, crew_of, device_of, room
+from .engine import Engine, EngineOption, device_of, executor_of, room
 from .output import Format, FormatOption, JsonOption, note, status
 from .pareto import show_front
 from .plan import USUAL, expectation, left_of, show_plan
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from sret_nas.data import DataSet
-    from sret_nas.search import Outcome, RunConfig, RunDir
+    from sret_nas.runner import SearchResult
+    from sret_nas.study.config import RunConfig
+    from sret_nas.study.rundir import RunDir
 SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -105,15 +107,16 @@ def search(
     found = space_of(space, allow_code)
     from sret_nas.data import load_data
     from sret_nas.proxy import choose
-    from sret_nas.search import Ended, RunConfig, RunDir, commit, versions
-    from sret_nas.search import search as run_search
-    from sret_nas.search.config import code_of
-    from sret_nas.search.objectives import parse
-    from sret_nas.search.samplers import check
+    from sret_nas.runner import Ended
+    from sret_nas.runner import search as run_search
+    from sret_nas.runner.sampling import check
+    from sret_nas.study.config import RunConfig, code_of, commit, versions
+    from sret_nas.study.objectives import parse
+    from sret_nas.study.rundir import RunDir
 
     goals = parse([name.strip() for name in objectives.split(",")])
     sampler = check(sampler)
-    crew = crew_of(engine)
+    executor = executor_of(engine)
     device = device_of(engine, device)
     plan, plan_name = choose(proxy, device)
     with status() as progress:
@@ -176,7 +179,7 @@ def search(
             shown(study)
             upkeep(study)
 
-        ended: Ended = run_search(run, config, watch, crew=crew, data=images)
+        ended: Ended = run_search(run, config, watch, executor=executor, data=images)
     upkeep.finish(ended.outcome)
     _finish(ended.outcome, form)
     if upkeep.problem:
@@ -228,7 +231,7 @@ def _head(space: dict[str, Any], images: DataSet) -> str:
     )
 
 
-def _finish(outcome: Outcome, form: Format) -> None:
+def _finish(outcome: SearchResult, form: Format) -> None:
     show_front(outcome, form)
     counts = outcome.counts()
     note("")

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from sret_nas.search import Outcome, RunConfig, RunDir
-    from sret_nas.search.objectives import Objective
+    from sret_nas.runner import SearchResult
+    from sret_nas.study.config import RunConfig
+    from sret_nas.study.objectives import Objective
+    from sret_nas.study.rundir import RunDir
 
 EVERY_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
@@ -44,8 +46,8 @@ class Lines:
 
     def __call__(self, study: optuna.Study) -> None:
         """Tell what has changed."""
-        from sret_nas.search.objectives import format_metric, quality
-        from sret_nas.search.trials import owner
+        from sret_nas.study.objectives import format_metric, quality
+        from sret_nas.study.trials import owner
 
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         confirmed = {k: v for k, v in study.user_attrs.items() if k.startswith("confirmed:")}
@@ -93,16 +95,16 @@ class View:
         if self.live is None:
             self.lines(study)
             return
-        from sret_nas.search import Outcome
+        from sret_nas.runner import SearchResult
 
-        outcome = Outcome(self.run, self.config, study)
+        outcome = SearchResult(self.run, self.config, study)
         self.live.update(self._picture(outcome), refresh=True)
 
     # -- a terminal --------------------------------------------------------------------------
 
-    def _picture(self, outcome: Outcome) -> RenderableType:
-        from sret_nas.search.objectives import quality
-        from sret_nas.search.remaining import remaining_s
+    def _picture(self, outcome: SearchResult) -> RenderableType:
+        from sret_nas.runner.remaining import remaining_s
+        from sret_nas.study.objectives import quality
 
         counts, elapsed = outcome.counts(), time.monotonic() - self.start
         finished = sum(counts.values())
@@ -130,7 +132,7 @@ class View:
         return Group(*parts)
 
 
-def _front(outcome: Outcome, width: int) -> Text:
+def _front(outcome: SearchResult, width: int) -> Text:
     """The table that the end of the search prints, as far as it is known."""
     console = Console(file=io.StringIO(), width=width, highlight=False)
     table.show(console, outcome.rows(), columns(outcome), "front so far")
@@ -174,7 +176,7 @@ def sparkline(values: list[float]) -> str:
 
 
 def _line(trial: FrozenTrial, goals: Sequence[Objective]) -> str:
-    from sret_nas.search.objectives import costs, format_metric
+    from sret_nas.study.objectives import costs, format_metric
 
     attributes = trial.user_attrs
     state = trial.state.name.lower()

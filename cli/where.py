@@ -14,7 +14,7 @@ from sret_nas.errors import UsageError
 from .output import note
 
 if TYPE_CHECKING:
-    from sret_nas.search import Outcome
+    from sret_nas.runner import SearchResult
     from sret_nas.space import SearchSpace
 
 RUNS = Path("runs")
@@ -87,7 +87,7 @@ def alone(device: str, progress: Callable[[str], None] = lambda _: None) -> Iter
         UsageError: there is no such device, or nothing can be kept in the cache folder.
     """
     from sret_nas.device import resolve
-    from sret_nas.search.lease import lease
+    from sret_nas.runner.lease import lease
 
     progress(f"waiting until nothing of ours computes on {device}")
     with lease(resolve(device)).measuring():
@@ -99,14 +99,14 @@ def tell_code(name: str, path: Path) -> None:
     note(f"code    callable '{name}' runs {path}")
 
 
-def find(run: Path | None, storage: str | None, study: str | None) -> Outcome:
+def find(run: Path | None, storage: str | None, study: str | None) -> SearchResult:
     """The run that is meant: its directory, or ``--storage`` and ``--study``, or the newest.
 
     Raises:
         UsageError: none is given and there is none in runs/, or the storage has several studies.
         ConfigError: no run is there.
     """
-    from sret_nas.search import load
+    from sret_nas.runner import load
 
     if run is None and storage is None and study is None:
         run = _newest()
@@ -121,7 +121,7 @@ def find(run: Path | None, storage: str | None, study: str | None) -> Outcome:
     return found
 
 
-def tell_foreign(outcome: Outcome) -> None:
+def tell_foreign(outcome: SearchResult) -> None:
     """Say that trials of others are left out."""
     if outcome.foreign:
         some = "1 trial" if outcome.foreign == 1 else f"{outcome.foreign} trials"
@@ -152,7 +152,7 @@ def the_study(storage: str | None, study: str | None) -> str:
         )
     if study is not None:
         return study
-    from sret_nas.search.listing import names
+    from sret_nas.runner.listing import names
 
     found = names(storage)
     if len(found) == 1:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .engine import Engine, EngineOption, crew_of, device_of, room
+from .engine import Engine, EngineOption, device_of, executor_of, room
 from .output import note
 from .where import CodeOption, StorageOption, StudyOption, tell_code, the_study
 
 if TYPE_CHECKING:
-    from sret_nas.search import Outcome
+    from sret_nas.runner import SearchResult
 
 
 def worker(
@@ -39,22 +39,23 @@ def worker(
     code that the search was begun with.
     """
     name = the_study(storage, study)
-    from sret_nas.search import RunDir, join
-    from sret_nas.search.presence import me
+    from sret_nas.runner import join
+    from sret_nas.study.heartbeat import me
+    from sret_nas.study.rundir import RunDir
 
     from .view import Lines
 
     run = RunDir(storage=storage, study=name)
     note(f"study   {name} in {run.address}")
-    who, crew = me(), crew_of(engine)
+    who, executor = me(), executor_of(engine)
     device = device_of(engine, device)
-    if crew is not None and workers is None:
+    if executor is not None and workers is None:
         workers = room(engine, device)
     code = run.config().code if allow_code else None
     if code:
         tell_code(*code)
     source, lines = None if data is None else str(data), Lines(run.config().goals, who.name)
-    ended = join(run, who, device, workers, source, lines, crew=crew, allow_code=allow_code)
+    ended = join(run, who, device, workers, source, lines, executor=executor, allow_code=allow_code)
     note(_sum(ended.outcome, who.name))
     if ended.ending == "interrupted":
         note("interrupted: what was at work is handed back")
@@ -63,9 +64,9 @@ def worker(
     note(f"next    sret-nas pareto{where} --study {name}")
 
 
-def _sum(outcome: Outcome, team: str) -> str:
+def _sum(outcome: SearchResult, team: str) -> str:
     """What this command did, and what all did."""
-    from sret_nas.search.trials import owner, standing
+    from sret_nas.study.trials import owner, standing
 
     whose = [owner(trial) for trial in standing(outcome.study) if trial.state.is_finished()]
     own = sum(who is not None and who.team == team for who in whose)

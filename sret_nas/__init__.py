@@ -58,7 +58,7 @@ def __dir__() -> list[str]:
 
 
 def _trial(run: str, number: int) -> Architecture:
-    found: Architecture = importlib.import_module("sret_nas.search").architecture(run, number)
+    found: Architecture = importlib.import_module("sret_nas.runner").architecture(run, number)
     return found
 
 

@@ -105,7 +105,7 @@ def test_json_says_the_same(cli: Callable[..., Any]) -> None:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who has the device alone, while somebody has it."""
-    from sret_nas.search.lease import Lease
+    from sret_nas.runner.lease import Lease
 
     now: list[str] = []
 

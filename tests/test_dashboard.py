@@ -24,7 +24,7 @@ from optuna.trial import create_trial
 from sret_nas.cli.main import run as command
 
 from sret_nas.report.publish import Publisher
-from sret_nas.search import load
+from sret_nas.runner import load
 
 Cli = Callable[..., Any]
 PROXY = {

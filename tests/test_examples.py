@@ -112,8 +112,8 @@ def test_the_proxy_serves_a_storage(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        from sret_nas.search.address import Address
-        from sret_nas.search.storage import open_storage
+        from sret_nas.study.address import Address
+        from sret_nas.study.storage import open_storage
 
         deadline = time.monotonic() + 60
         while True:

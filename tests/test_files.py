@@ -9,7 +9,7 @@ import pytest
 
 from sret_nas import files
 from sret_nas.errors import ConfigError, UsageError
-from sret_nas.search.address import Address
+from sret_nas.study.address import Address
 
 
 def test_text_is_as_it_was_written(tmp_path: Path) -> None:

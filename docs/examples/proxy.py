@@ -12,7 +12,7 @@ import sys
 
 from optuna.storages import get_storage, run_grpc_proxy_server
 
-from sret_nas.search.address import Address
+from sret_nas.study.address import Address
 
 if __name__ == "__main__":
     address = Address.parse(os.environ["SRET_NAS_STORAGE"])

@@ -21,8 +21,8 @@ from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.report.guard import Bound, Guard, OneStudy
 from sret_nas.report.looks import Styled
 from sret_nas.report.publish import Publisher
-from sret_nas.search import Outcome
-from sret_nas.search.storage import with_all_trials
+from sret_nas.runner import SearchResult
+from sret_nas.study.storage import with_all_trials
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -34,7 +34,7 @@ FIRST_S = 3.0
 THREADS = 6
 
 
-def refuse_other(outcome: Outcome) -> None:
+def refuse_other(outcome: SearchResult) -> None:
     """Check that the study is one of ours.
 
     Raises:
@@ -80,7 +80,7 @@ class Dashboard:
 
     def __init__(
         self,
-        outcome: Outcome,
+        outcome: SearchResult,
         artifacts: Path,
         host: str = "127.0.0.1",
         port: int = 8080,
@@ -139,10 +139,10 @@ class Dashboard:
     def _keep_up(self) -> None:
         while not self.stop.wait(EVERY_S):
             with contextlib.suppress(SretNasError):  # the next look may be luckier
-                found = Outcome(self.outcome.run, self.outcome.config, self.outcome.study)
+                found = SearchResult(self.outcome.run, self.outcome.config, self.outcome.study)
                 self._publish(found, EVERY_S)
 
-    def _publish(self, outcome: Outcome, within_s: float) -> None:
+    def _publish(self, outcome: SearchResult, within_s: float) -> None:
         try:
             self.publisher(outcome, within_s=within_s)
         except SretNasError as error:

@@ -24,13 +24,14 @@ from optuna.trial import TrialState
 
 from sret_nas import pareto
 from sret_nas.proxy import Proxy
-from sret_nas.search import Outcome, RunConfig, RunDir, versions
-from sret_nas.search.objectives import losses
-from sret_nas.search.rundir import config_of
-from sret_nas.search.trials import standing
+from sret_nas.runner import SearchResult
 from sret_nas.space import SearchSpace
+from sret_nas.study.config import RunConfig, versions
+from sret_nas.study.objectives import losses
+from sret_nas.study.rundir import RunDir, config_of
+from sret_nas.study.trials import standing
 
-PATIENCE_S = 60
+RETRY_S = 60
 PASSWORD = "hidden-word"
 OURS = ("the database", "error: ", "note: ")
 """How lines begin that a worker may write."""
@@ -38,7 +39,7 @@ OURS = ("the database", "error: ", "note: ")
 
 def until(condition: Callable[[], object], what: str = "") -> None:
     """Wait until something holds."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + RETRY_S
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
@@ -129,7 +130,7 @@ class Postgres:
         """End the server; by default at once, as a crash would."""
         assert self.process is not None
         self.process.send_signal(how)
-        self.process.wait(PATIENCE_S)
+        self.process.wait(RETRY_S)
 
     def dsn(self, database: str, port: int | None = None) -> str:
         return f"postgresql://sret:{PASSWORD}@127.0.0.1:{port or self.port}/{database}"
@@ -255,7 +256,7 @@ class Farm:
         found = [json.loads(line) for line in lines]
         return Counter((arch, seed) for kind, arch, seed in found if kind == what)
 
-    def end(self, killed: int = 0) -> Outcome:
+    def end(self, killed: int = 0) -> SearchResult:
         """Wait for all, and check what must hold after any fault.
 
         Args:
@@ -268,7 +269,7 @@ class Farm:
         assert set(codes) <= {0, None}, [worker.stderr.read_text() for worker in self.workers]
         self._ours_alone()
         config = config_of(self.study)
-        outcome = Outcome(self.run, config, self.study)
+        outcome = SearchResult(self.run, config, self.study)
         assert not [t for t in outcome.trials if t.state == TrialState.RUNNING]
 
         good = standing(self.study)
@@ -303,7 +304,7 @@ class Farm:
             for line in text.splitlines():
                 assert line.startswith(OURS), text
 
-    def _front(self, outcome: Outcome) -> None:
+    def _front(self, outcome: SearchResult) -> None:
         """The front is that of the trials, by the definition."""
         goals = outcome.config.goals
         done = [t for t in outcome.trials if t.state == TrialState.COMPLETE]

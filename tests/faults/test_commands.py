@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 from PIL import Image
 from sret_nas.cli.main import run
 
-from sret_nas.search import load
-from sret_nas.search.rundir import CONFIG
-from sret_nas.search.trials import standing
+from sret_nas.runner import load
+from sret_nas.study.rundir import CONFIG
+from sret_nas.study.trials import standing
 
 Cli = Callable[..., Any]
 TINY = {
@@ -189,8 +189,8 @@ def test_a_study_of_somebody_else_is_left_alone(
 ) -> None:
     import optuna
 
-    from sret_nas.search.address import Address
-    from sret_nas.search.storage import open_storage
+    from sret_nas.study.address import Address
+    from sret_nas.study.storage import open_storage
 
     theirs = optuna.create_study(
         study_name="theirs",

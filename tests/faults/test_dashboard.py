@@ -15,8 +15,9 @@ from optuna.trial import create_trial
 
 from sret_nas.cost import cost
 from sret_nas.proxy import Proxy
-from sret_nas.search import RunConfig, RunDir
 from sret_nas.space import SearchSpace
+from sret_nas.study.config import RunConfig
+from sret_nas.study.rundir import RunDir
 
 PROXY = {"image_size": 28, "epochs": 2, "rungs": [1, 2], "seeds": 2}
 DEADLINE_S = 60.0

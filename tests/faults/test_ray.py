@@ -13,12 +13,14 @@ import optuna
 import pytest
 
 from sret_nas.proxy import Proxy
-from sret_nas.search import RunConfig, RunDir, search, versions
-from sret_nas.search.ray_engine import RayCrew
-from sret_nas.search.trials import standing
+from sret_nas.runner import search
+from sret_nas.runner.executors.ray import RayExecutor
 from sret_nas.space import SearchSpace
+from sret_nas.study.config import RunConfig, versions
+from sret_nas.study.rundir import RunDir
+from sret_nas.study.trials import standing
 
-HERE = Path(__file__).parent.parent / "search"
+HERE = Path(__file__).parent.parent / "runner"
 MACHINE = {"num_cpus": 2, "object_store_memory": 80_000_000}
 
 
@@ -74,7 +76,7 @@ def test_a_lost_machine_costs_its_running_trials(machines: Any, url: str, tmp_pa
             machines.remove_node(second, allow_graceful=False)
 
     run = RunDir(tmp_path / "run", storage=url)
-    ended = search(run, config, watch=lose, make=slow_table.make, crew=RayCrew)
+    ended = search(run, config, watch=lose, make=slow_table.make, executor=RayExecutor)
     assert lost and ended.ending == "done"
     trials = ended.outcome.study.get_trials()
     done = standing(ended.outcome.study)

@@ -26,11 +26,11 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import SretNasError, TrainingError
 from sret_nas.evaluate import Metrics, Report, TableEvaluator
-from sret_nas.search import RunDir, presence
-from sret_nas.search.crew import Stop
-from sret_nas.search.placement import Seat
-from sret_nas.search.rundir import config_of
-from sret_nas.search.work import Worker
+from sret_nas.runner.executors.local import Stop
+from sret_nas.runner.slots import Slot
+from sret_nas.runner.worker import Worker
+from sret_nas.study import heartbeat as presence
+from sret_nas.study.rundir import RunDir, config_of
 from sret_nas.training import EpochResult
 
 
@@ -117,7 +117,7 @@ def work(order: dict[str, Any]) -> int:
             evaluator=Table(config.proxy.rungs, order["epoch_s"], Path(order["log"])),
             fits=lambda _: None,
             stop=Stop(SimpleNamespace(is_set=lambda: stopped["yes"]), None),
-            seat=Seat("cpu"),
+            slot=Slot("cpu"),
         )
         worker.work()
     except SretNasError as error:

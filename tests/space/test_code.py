@@ -13,9 +13,10 @@ import yaml
 
 from sret_nas.errors import ConfigError
 from sret_nas.proxy import choose
-from sret_nas.search import RunConfig, RunDir, join
-from sret_nas.search.config import code_of
+from sret_nas.runner import join
 from sret_nas.space import SearchSpace, annotated, transform
+from sret_nas.study.config import RunConfig, code_of
+from sret_nas.study.rundir import RunDir
 
 SPACE = """
 schema: 1

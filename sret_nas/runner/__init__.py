@@ -1,0 +1,20 @@
+"""One run: workers try candidates under a budget, prune, confirm, and write the front down."""
+
+from sret_nas.runner.order import Order
+from sret_nas.runner.result import Confirmation, Member, SearchResult
+from sret_nas.runner.run import Ended, architecture, join, load, search
+from sret_nas.runner.sampling import SAMPLERS, FilteredSampler
+
+__all__ = [
+    "SAMPLERS",
+    "Confirmation",
+    "Ended",
+    "FilteredSampler",
+    "Member",
+    "Order",
+    "SearchResult",
+    "architecture",
+    "join",
+    "load",
+    "search",
+]

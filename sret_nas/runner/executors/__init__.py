@@ -1,0 +1,1 @@
+"""Who starts the workers of a run: this machine, or a Ray cluster."""

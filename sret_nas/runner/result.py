@@ -1,0 +1,385 @@
+"""What a run found: the front, its confirmation, the ledger, the fidelity of its proxy.
+
+Read from the study alone, at any time, while the run goes on or afterwards.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sret_nas import files, pareto
+from sret_nas.arch import Architecture
+from sret_nas.runner.order import Order, kendall
+from sret_nas.study.config import RunConfig
+from sret_nas.study.objectives import costs, losses
+from sret_nas.study.rundir import RunDir, reported
+from sret_nas.study.session import sessions, total_s
+from sret_nas.study.storage import left_out
+from sret_nas.study.trials import counted, returned
+from sret_nas.units import as_mapping
+
+FEWEST_ORDERED = 8
+"""Candidates trained to the end below which no order is judged."""
+METRICS = ("val_loss", "val_accuracy", "macs", "params", "peak_bytes", "latency_ms")
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A member of the front over several seeds, the search's own first.
+
+    Attributes:
+        seeds: Trainings in all.
+        val_loss: Mean.
+        val_loss_std: Sample standard deviation; 0 with one seed.
+        val_accuracy: Mean.
+        test_accuracy: Mean over the confirming seeds; ``None`` without test images.
+        test_accuracy_std: Likewise, sample standard deviation.
+        failed: Reasons of trainings that failed.
+    """
+
+    seeds: int
+    val_loss: float
+    val_loss_std: float
+    val_accuracy: float
+    test_accuracy: float | None = None
+    test_accuracy_std: float | None = None
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One architecture of the front.
+
+    Attributes:
+        trial: Number of its trial.
+        id: Of the architecture.
+        metrics: What its own trial reached and what it costs.
+        architecture: The architecture.
+        confirmation: ``None`` until confirmed.
+        dethroned: Whether another member dominates it once all are confirmed.
+        latency: Where it matters: ``ms``, ``margin_ms``, ``source``, ``warning``; of a
+            measured one also ``equal_to`` and ``on`` (see ``comparison``).
+    """
+
+    trial: int
+    id: str
+    metrics: dict[str, float | None]
+    architecture: Architecture
+    confirmation: Confirmation | None = None
+    dethroned: bool = False
+    latency: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as the contract has it."""
+        return {
+            "trial": self.trial,
+            "id": self.id,
+            "metrics": self.metrics,
+            "latency": self.latency,
+            "confirmation": self.confirmation and asdict(self.confirmation),
+            "dethroned": self.dethroned,
+            "architecture": self.architecture.to_dict(),
+        }
+
+
+@dataclass
+class SearchResult:
+    """A run as its study has it.
+
+    Attributes:
+        run: The run directory.
+        config: What was asked for.
+        study: The study.
+    """
+
+    run: RunDir
+    config: RunConfig
+    study: optuna.Study
+    trials: list[FrozenTrial] = field(init=False)
+
+    def __post_init__(self) -> None:
+        with reported(self.run.label):
+            self.trials = self.study.get_trials(deepcopy=False)
+
+    @cached_property
+    def _attributes(self) -> dict[str, Any]:
+        return self.study.user_attrs
+
+    @property
+    def foreign(self) -> int:
+        """How many trials of the study others have made; they are left out everywhere."""
+        return left_out(self.study)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything that could be tried has been."""
+        return bool(self._attributes.get("exhausted"))
+
+    # -- counts and seconds ------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Trials by what became of them; interrupted ones do not count."""
+        states = Counter(trial.state for trial in counted(self.trials))
+        return {
+            "complete": states[TrialState.COMPLETE],
+            "pruned": states[TrialState.PRUNED],
+            "failed": states[TrialState.FAIL],
+        }
+
+    def failures(self) -> dict[str, int]:
+        """Failed trials by reason."""
+        failed = [t for t in counted(self.trials) if t.state == TrialState.FAIL]
+        return dict(Counter(str(t.user_attrs.get("reason", "unknown")) for t in failed))
+
+    def turned_down(self) -> dict[str, int]:
+        """Proposals that were never trained, by reason."""
+        total: Counter[str] = Counter()
+        for trial in self.trials:
+            total.update(trial.user_attrs.get("turned_down", {}))
+        return dict(total)
+
+    def seconds(self) -> dict[str, float]:
+        """Where the time went.
+
+        ``total`` is wall time; ``training``, ``latency`` and ``sampling`` are sums over
+        workers; ``workers`` is the wall time of all workers together, so that
+        ``overhead`` is what of it is none of these.
+        """
+        found = {"training": 0.0, "latency": 0.0, "sampling": 0.0}
+        for trial in self.trials:
+            for key, value in trial.user_attrs.get("seconds", {}).items():
+                found[key] += value
+            found["training"] += sum(e["seconds"] for e in trial.user_attrs.get("curve", []))
+        for key, value in self._attributes.items():
+            if key.startswith("confirmed:"):
+                found["training"] += value.get("seconds", 0.0)
+        held = sessions(self._attributes)
+        found["latency"] += sum(session.get("latency", 0.0) for session in held)
+        total = total_s(self._attributes)
+        workers = sum(session["seconds"] * session["workers"] for session in held)
+        overhead = max(0.0, workers - sum(found.values()))
+        return {"total": total, **found, "workers": workers, "overhead": overhead}
+
+    def machines(self) -> list[str]:
+        """The machines that searched, in order; empty where none was written down."""
+        named = [one["machine"] for one in sessions(self._attributes) if "machine" in one]
+        return list(dict.fromkeys(named))
+
+    def saving(self) -> float | None:
+        """Share of the epochs that stopping at rungs saved, against training all to the end."""
+        trained = [len(t.user_attrs.get("curve", [])) for t in self._trained()]
+        full = self.config.proxy.epochs * len(trained)
+        return 1 - sum(trained) / full if full else None
+
+    def _trained(self) -> list[FrozenTrial]:
+        done = (TrialState.COMPLETE, TrialState.PRUNED)
+        return [trial for trial in self.trials if trial.state in done]
+
+    # -- the front ---------------------------------------------------------------------------
+
+    def complete(self) -> list[FrozenTrial]:
+        """Trials that were trained to the end."""
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+
+    @cached_property
+    def front(self) -> list[Member]:
+        """The non-dominated architectures, cheapest first by the first cost sought."""
+        goals = self.config.goals
+        trials = self.complete()
+        points = [losses(goals, trial.user_attrs["metrics"]) for trial in trials]
+        keep: Sequence[Any] = pareto.front(points).tolist() if points else []
+        members = [self._member(trial) for trial, kept in zip(trials, keep, strict=True) if kept]
+        dethroned, cost = self._dethroned(members), costs(goals)[0]
+        members = [
+            Member(**{**vars(member), "dethroned": lost})
+            for member, lost in zip(members, dethroned, strict=True)
+        ]
+        return sorted(members, key=lambda m: (m.metrics[cost] or 0, m.trial))
+
+    def _member(self, trial: FrozenTrial) -> Member:
+        metrics = trial.user_attrs["metrics"]
+        return Member(
+            trial=trial.number,
+            id=trial.user_attrs["id"],
+            metrics={key: metrics.get(key) for key in METRICS},
+            architecture=Architecture.load(trial.user_attrs["architecture"]),
+            confirmation=self._confirmation(trial),
+            latency=trial.user_attrs.get("latency"),
+        )
+
+    def _confirmation(self, trial: FrozenTrial) -> Confirmation | None:
+        prefix = f"confirmed:{trial.number}:"
+        found = [v for k, v in sorted(self._attributes.items()) if k.startswith(prefix)]
+        if not found:
+            return None
+        good = [one for one in found if "val_loss" in one]
+        own = trial.user_attrs["metrics"]
+        val_losses = [own["val_loss"], *(one["val_loss"] for one in good)]
+        tests = [one["test_accuracy"] for one in good if one["test_accuracy"] is not None]
+        return Confirmation(
+            seeds=len(val_losses),
+            val_loss=statistics.fmean(val_losses),
+            val_loss_std=statistics.stdev(val_losses) if len(val_losses) > 1 else 0.0,
+            val_accuracy=statistics.fmean(
+                [own["val_accuracy"], *(one["val_accuracy"] for one in good)]
+            ),
+            test_accuracy=statistics.fmean(tests) if tests else None,
+            test_accuracy_std=statistics.stdev(tests) if len(tests) > 1 else None,
+            failed=tuple(one["reason"] for one in found if "reason" in one),
+        )
+
+    def _dethroned(self, members: Sequence[Member]) -> list[bool]:
+        if not all(member.confirmation for member in members):
+            return [False] * len(members)
+        confirmed = []
+        for member in members:
+            assert member.confirmation is not None
+            means = {
+                "val_loss": member.confirmation.val_loss,
+                "val_accuracy": member.confirmation.val_accuracy,
+            }
+            confirmed.append(losses(self.config.goals, dict(member.metrics) | means))  # type: ignore[arg-type]
+        return [not kept for kept in pareto.front(confirmed)] if confirmed else []
+
+    def recommended(self) -> Member | None:
+        """The member to take: the best quality that still stands after confirmation.
+
+        Where a latency is bounded, of those that keep the bound with their margin, if any.
+        """
+        (goal,) = [goal for goal in self.config.goals if goal.trained]
+
+        def quality(member: Member) -> float:
+            source = member.confirmation and asdict(member.confirmation)
+            value = (source or member.metrics)[goal.name]
+            return goal.loss(float(value or 0.0))
+
+        standing = [member for member in self.front if not member.dethroned]
+        kept = [member for member in standing if not self._too_slow(member)]
+        return min(kept or standing, key=quality, default=None)
+
+    def _too_slow(self, member: Member) -> bool:
+        """Whether its latency may exceed the bound that holds for it."""
+        bounds = [b.limit for b in self.config.budgets if b.metric == "latency_ms"][:1]
+        found = member.latency or {"ms": member.metrics["latency_ms"] or 0.0, "margin_ms": 0.0}
+        return any(found["ms"] + found["margin_ms"] > limit for limit in bounds)
+
+    # -- how far the proxy can be trusted ----------------------------------------------------
+
+    def fidelity(self, seed: int = 0) -> list[Order]:
+        """How the first rung, the parameters and the MACs ordered the final losses.
+
+        Over the candidates that reached the last rung: a stopped one has no final loss.
+        Empty with fewer than ``FEWEST_ORDERED`` of them: an interval would say nothing.
+        """
+        trials = self.complete()
+        if len(trials) < FEWEST_ORDERED:
+            return []
+        final = [trial.user_attrs["metrics"]["val_loss"] for trial in trials]
+        first = self.config.proxy.rungs[0]
+        orders = {
+            f"val_loss at epoch {first}": [
+                trial.user_attrs["curve"][first - 1]["val_loss"] for trial in trials
+            ],
+            "params": [-trial.user_attrs["metrics"]["params"] for trial in trials],
+            "macs": [-trial.user_attrs["metrics"]["macs"] for trial in trials],
+        }
+        return [kendall(by, values, final, seed) for by, values in orders.items()]
+
+    def hypervolumes(self) -> list[tuple[int, float]]:
+        """Hypervolume after each complete trial, as a share of the final one.
+
+        The reference point is the worst value of every objective over all complete
+        trials, so that the share is comparable within this run alone.
+        """
+        goals = self.config.goals
+        trials = sorted(self.complete(), key=lambda t: t.datetime_complete or t.datetime_start)  # type: ignore[arg-type, return-value]
+        points = np.array([losses(goals, trial.user_attrs["metrics"]) for trial in trials])
+        if len(points) < 2:
+            return []
+        reference = points.max(axis=0) + 1e-9 * np.abs(points.max(axis=0))
+        whole = pareto.hypervolume(points[pareto.front(points)], reference)
+        if not whole:
+            return []
+        # Only a point that joins the front adds volume: 1,000 trials in a second.
+        best, volume, found = points[:0], 0.0, []
+        for trial, point in zip(trials, points, strict=True):
+            if not (best <= point).all(axis=1).any():
+                best = np.vstack([best, point])
+                best = best[pareto.front(best)]
+                volume = pareto.hypervolume(best, reference)
+            found.append((trial.number, volume / whole))
+        return found
+
+    # -- as files ----------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as the contract has it."""
+        return {
+            "schema": 1,
+            "run": self.run.label,
+            "space": self.config.space.get("name"),
+            "budget": dict(as_mapping(self.config.budgets)),
+            "objectives": list(self.config.objectives),
+            "latency": self.config.latency,
+            "data": self.config.data,
+            "trials": self.counts(),
+            "interrupted": returned(self.trials),
+            "failures": self.failures(),
+            "turned_down": self.turned_down(),
+            "seconds": self.seconds(),
+            "saved_by_rungs": self.saving(),
+            "fidelity": [asdict(order) for order in self.fidelity()],
+            "front": [member.to_dict() for member in self.front],
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The front as flat rows."""
+        rows = []
+        for member in self.front:
+            confirmation = asdict(member.confirmation) if member.confirmation else {}
+            rows.append(
+                {"trial": member.trial, "id": member.id}
+                | member.metrics
+                | {
+                    "latency_margin_ms": member.latency and member.latency["margin_ms"],
+                    "latency_source": member.latency and member.latency["source"],
+                    "confirmed_loss": confirmation.get("val_loss"),
+                    "confirmed_std": confirmation.get("val_loss_std"),
+                    "confirmed_accuracy": confirmation.get("val_accuracy"),
+                    "seeds": confirmation.get("seeds", 1),
+                    "test_accuracy": confirmation.get("test_accuracy"),
+                    "dethroned": member.dethroned if confirmation else None,
+                }
+            )
+        return rows
+
+    def write(self) -> None:
+        """Write ``pareto.json``, ``pareto.csv`` and the architectures of the front."""
+        with reported(self.run.label):
+            document = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+            files.write(self.run.path / "pareto.json", document + "\n")
+            text = io.StringIO()
+            rows = self.rows()
+            if rows:
+                writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            files.write(self.run.path / "pareto.csv", text.getvalue())
+            current = {f"{member.trial:03d}.yaml": member for member in self.front}
+            for path in self.run.architectures.glob("*.yaml"):
+                if path.name not in current:
+                    path.unlink()
+            for name, member in current.items():
+                member.architecture.save(self.run.architectures / name)

@@ -1,0 +1,169 @@
+"""What becomes of trials: who holds them, whether they stand, how they end.
+
+A trial is thought about (no id yet), proposed (``id``), confirmed (its worker won the
+claim) and finished. One that came to nothing through no fault of its architecture is
+failed with an attribute ``interrupted`` and does not stand:
+
+- ``lost``: its worker is no more, killed from outside or for a reason that nobody knows;
+  tried again, however often that happens;
+- ``crashed``: it took its worker down itself (see ``crashes``); tried again, but
+  ``ATTEMPTS`` times in all that ended with the same ``cause``;
+- ``no room``: it shared a GPU's memory with others; likewise;
+- ``stopped``: the search was stopped; tried again;
+- ``taken``: another worker has proposed the same; ``surplus``: there were enough;
+- ``unfit``: somebody enqueued it, and it breaks the budget or was tried before;
+- ``exhausted``: there was nothing left to propose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sret_nas.study.foreign import OWNER
+from sret_nas.study.heartbeat import HeartbeatMonitor, Held, WorkerId
+
+ATTEMPTS = 3
+"""How often an architecture may take its worker down before it counts as failed."""
+BEAT, CONFIRMED = "beat", "confirmed"
+"""System attributes: a trial's sign of life, whether its claim has won."""
+COUNTED_ATTEMPTS = ("crashed", "no room")
+RUNNING = (TrialState.RUNNING,)
+
+
+def interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial came to nothing through no fault of its architecture."""
+    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get("interrupted"))
+
+
+def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that stand: all but interrupted ones."""
+    return [trial for trial in trials if not interrupted(trial)]
+
+
+def standing(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count, in order."""
+    return counted(study.get_trials(deepcopy=False))
+
+
+def owner(trial: FrozenTrial) -> WorkerId | None:
+    """Who holds a trial, or held it."""
+    return WorkerId.load(trial.system_attrs.get(OWNER))
+
+
+def confirmed(trial: FrozenTrial) -> bool:
+    """Whether the claim of a trial that stands has won."""
+    return trial.state.is_finished() or bool(trial.system_attrs.get(CONFIRMED))
+
+
+def finish(
+    study: optuna.Study,
+    number: int,
+    state: TrialState,
+    values: Sequence[float] | None = None,
+) -> bool:
+    """Give a trial its end; ``False`` where it has one already."""
+    try:
+        study.tell(number, values, state)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
+    except ValueError:
+        if not study._storage.get_trial(_id(study, number)).state.is_finished():
+            raise
+        return False
+    return True
+
+
+def _id(study: optuna.Study, number: int) -> int:
+    return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+
+
+def hand_back(study: optuna.Study, trial: FrozenTrial, why: str, cause: str = "") -> bool:
+    """End a trial as interrupted; as failed where that is its own doing too often.
+
+    Args:
+        study: The study.
+        trial: Which.
+        why: In a word, as above.
+        cause: Of a crash; crashes for other causes are not counted with it.
+
+    Returns:
+        Whether it was this call that ended it.
+    """
+    arch_id = trial.user_attrs.get("id")
+    attributes = {"interrupted": why} | ({"cause": cause} if cause else {})
+    if why in COUNTED_ATTEMPTS and arch_id is not None:
+        before = sum(
+            t.user_attrs.get("interrupted") == why
+            and t.user_attrs.get("cause", "") == cause
+            and t.user_attrs.get("id") == arch_id
+            and t.number != trial.number
+            for t in study.get_trials(deepcopy=False)
+        )
+        if before + 1 >= ATTEMPTS:
+            attributes = {"reason": f"{why} {ATTEMPTS} times"}
+            attributes |= {"error": cause} if cause else {}
+    try:
+        for attribute, value in attributes.items():
+            study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
+    return finish(study, trial.number, TrialState.FAIL)
+
+
+def held(trials: Sequence[FrozenTrial]) -> dict[int, Held]:
+    """Running trials with their signs of life, by number."""
+    return {
+        trial.number: Held(owner(trial), int(trial.system_attrs.get(BEAT, 0)))
+        for trial in trials
+        if trial.state == TrialState.RUNNING
+    }
+
+
+def sweep(
+    study: optuna.Study,
+    monitor: HeartbeatMonitor,
+    found: Sequence[FrozenTrial] | None = None,
+    but: str = "",
+) -> int:
+    """Close the trials of workers that are no more.
+
+    Args:
+        study: The study.
+        monitor: The eye on the others.
+        found: All trials as just read; default: they are read here.
+        but: A team that somebody else looks after: who knows how its processes ended.
+
+    Returns:
+        How many it closed.
+    """
+    if found is None:
+        found = study.get_trials(deepcopy=False, states=RUNNING)
+    if but:
+        found = [t for t in found if (who := owner(t)) is None or who.team != but]
+    lost = monitor.look(held(found))
+    return sum(hand_back(study, trial, "lost") for trial in found if trial.number in lost)
+
+
+def returned(found: Sequence[FrozenTrial]) -> int:
+    """How many trials gave their architecture back, to be tried again."""
+    return sum(
+        "id" in t.user_attrs and interrupted(t) and t.user_attrs["interrupted"] != "taken"
+        for t in found
+    )
+
+
+def recover(study: optuna.Study, only: Sequence[FrozenTrial] | None = None) -> int:
+    """Close running trials: all of them, where nobody else works on the study.
+
+    Args:
+        study: The study.
+        only: These alone.
+
+    Returns:
+        How many there were.
+    """
+    stale = study.get_trials(deepcopy=False, states=RUNNING) if only is None else only
+    return sum(hand_back(study, trial, "lost") for trial in stale)
