@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
-from sret_nas import timing, zoo
+from sret_nas import zoo
 from sret_nas.device import fingerprint
+from sret_nas.latency import timing
 from sret_nas.study.config import commit
 
 ROOT = Path(__file__).parent.parent

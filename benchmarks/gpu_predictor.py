@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from gpu_bench import Bench, Row
 
-from sret_nas import predict
-from sret_nas.predict.fitting import MIN_ARCHITECTURES
+from sret_nas import latency
+from sret_nas.latency.fitting import MIN_ARCHITECTURES
 
 FITTED, HELD_OUT = 40, 40
 BATCHES = (1, 64)
@@ -21,7 +21,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     fitted, held_out = (MIN_ARCHITECTURES, 2) if bench.reduced else (FITTED, HELD_OUT)
     archs = space.sample(fitted + held_out, seed=0)
     for batch in BATCHES[:1] if bench.reduced else BATCHES:
-        found = predict.calibrate(
+        found = latency.calibrate(
             archs[:fitted],
             archs[fitted:],
             batch=batch,

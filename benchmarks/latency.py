@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sret_nas import predict
+from sret_nas import latency
 from sret_nas.cost import cost
 from sret_nas.device import fingerprint, resolve
 from sret_nas.space import SearchSpace
@@ -49,7 +49,7 @@ def main() -> None:
         "space": space.name,
         "seed": options.seed,
         "macs": [macs[0], macs[-1]],
-        "nn_meter_within_10_as_published": predict.NN_METER_WITHIN_10,
+        "nn_meter_within_10_as_published": latency.NN_METER_WITHIN_10,
         "runs": runs,
     }
     kind = resolve(options.device).type
@@ -60,7 +60,7 @@ def main() -> None:
 def run(
     archs: list[Any], options: argparse.Namespace, dtype: str, mode: str, threads: int, space: str
 ) -> dict[str, Any]:
-    found = predict.calibrate(
+    found = latency.calibrate(
         archs[: options.number],
         archs[options.number :],
         batch=options.batch,

@@ -47,14 +47,14 @@ def calibrate(
 
     Budgets such as 2ms use it from then on, its error as the margin. On a busy machine, wait.
     """
-    from sret_nas import predict
+    from sret_nas import latency
 
     form = Format.json if as_json else form
     drawn = space_of(space, allow_code)
     device = choose_device(device)
     archs = drawn.sample(number + holdout, seed=seed)
     with status() as progress, alone(device, progress):
-        found = predict.calibrate(
+        found = latency.calibrate(
             archs[:number],
             archs[number:],
             batch=batch,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sret_nas.counters import Count
     from sret_nas.latency import Latency
-    from sret_nas.roofline import Bound
+    from sret_nas.latency.roofline import Bound
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _measure(
         return measured, failures, stages
     from sret_nas.device import resolve
     from sret_nas.latency import Latency, measure
-    from sret_nas.roofline import roofline
+    from sret_nas.latency.roofline import roofline
 
     device = str(resolve(how.device))  # one for everything below
     results = measure(
@@ -294,7 +294,7 @@ def _by_stage(arch: Architecture, whole: Latency, how: Measurement) -> Stages:
     """Shares of the time in the mode that was measured, or why there are none."""
     if whole.mode == "compile":
         return {}, "a compiled model is one piece"
-    from sret_nas.breakdown import time_by_stage
+    from sret_nas.latency.breakdown import time_by_stage
 
     try:
         found = time_by_stage(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from sret_nas import latency, predict
+from sret_nas import latency
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.device import fingerprint
@@ -52,7 +52,7 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         results["0", batch] = SretNasError("0: out of memory")
         return results
 
-    monkeypatch.setattr(latency, "measure", measure)
+    monkeypatch.setattr("sret_nas.latency.measurement.measure", measure)
 
 
 ARGUMENTS = ("calibrate", "sret_tiny", "-n", 30, "--holdout", 20, "--threads", 1, "--seed", 3)
@@ -73,7 +73,7 @@ def test_the_scores_are_printed_and_the_predictor_is_kept(cli: Callable[..., Any
     assert "device  cpu, torch sees no GPU" in result.err
     assert "29 architectures of 'sret_tiny'" in result.err
     assert "skipped: 0: out of memory" in result.err
-    found = predict.load(threads=1)
+    found = latency.load_predictor(threads=1)
     assert (found.space, found.architectures) == ("sret_tiny", 29)
 
 
@@ -132,7 +132,7 @@ def test_nothing_of_ours_computes_meanwhile(
         seen.append(held.copy())
         raise SretNasError("enough")
 
-    monkeypatch.setattr(latency, "measure", measure)
+    monkeypatch.setattr("sret_nas.latency.measurement.measure", measure)
     assert cli(*arguments).code == 1
     assert seen == [["cpu"]]
 

@@ -337,8 +337,8 @@ def test_tf32_of_torchs_newer_switches_alone_is_off_within() -> None:
 def test_training_and_measurements_are_exact_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     from sret_nas import latency
     from sret_nas.arch import Architecture, Stage
-    from sret_nas.breakdown import time_by_stage
     from sret_nas.data import load_data
+    from sret_nas.latency.breakdown import time_by_stage
     from sret_nas.model import SReT
     from sret_nas.proxy import Recipe
     from sret_nas.training import Trainer

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import sret_nas
-from sret_nas import Architecture, latency
+from sret_nas import Architecture
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -63,7 +63,7 @@ SECTIONS = ["training", "forward", "memory", "predictor", "search", "modes", "te
 def test_every_section_runs_in_its_reduced_form(
     name: str, script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latency, "TURN_S", 0.001)
+    monkeypatch.setattr("sret_nas.latency.measurement.TURN_S", 0.001)
     bench = script("gpu_bench").Bench("cpu", reduced=True)
     rows = list(script(f"gpu_{name}").rows(bench))
     assert rows

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sret_nas import latency, preparation, timing
+from sret_nas import latency
 from sret_nas.arch import Architecture, Stage
 from sret_nas.device import Fingerprint
 from sret_nas.errors import SretNasError, UsageError
+from sret_nas.latency import preparation, timing
 
 SMALL = Architecture(
     image_size=32,
@@ -307,7 +308,7 @@ def test_too_large_a_batch_on_a_gpu() -> None:
 def test_ceilings_that_a_model_beat_are_measured_again_and_only_rise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from sret_nas import roofline as module
+    from sret_nas.latency import roofline as module
 
     monkeypatch.setenv("SRET_NAS_CACHE", str(tmp_path))
     busy, quiet = {"fp32": 1e9, "bf16": 9e9}, {"fp32": 5e9, "bf16": 4e9}

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sret_nas import device, latency, modes, preparation
+from sret_nas import device, latency
 from sret_nas.arch import Architecture, Stage
 from sret_nas.device import fingerprint
 from sret_nas.errors import SretNasError, UsageError
+from sret_nas.latency import modes, preparation
 from sret_nas.model import create_model
 
 CPU = torch.device("cpu")

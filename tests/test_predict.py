@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sret_nas import latency, predict
+from sret_nas import latency
 from sret_nas.arch import Architecture, Stage, divisors
 from sret_nas.cost import cost
 from sret_nas.device import Fingerprint, fingerprint
@@ -53,7 +53,7 @@ def some(number: int, seed: int) -> list[Architecture]:
 
 def law_ms(arch: Architecture) -> float:
     """A device that does 50 GMACs/s in products, pays for calls and for elements."""
-    found = predict.features(arch)
+    found = latency.features(arch)
     return 0.02 + 1e3 * (
         found["linear macs/K16.N16"] / 5e10
         + found["attention pairs"] / 2e9
@@ -65,7 +65,7 @@ def law_ms(arch: Architecture) -> float:
 
 def kernels_ms(arch: Architecture, batch: int) -> float:
     """A GPU that pays for every kernel, for what it moves, and double for ragged channels."""
-    found = predict.features(arch, batch, "cuda:0")
+    found = latency.features(arch, batch, "cuda:0")
     calls = sum(found[f"{kind} calls"] for kind in ("norm", "linear", "attention", "permuted"))
     moved = sum(found[f"{kind} elements"] for kind in ("norm", "linear", "attention", "permuted"))
     return 0.02 + 1e3 * (
@@ -80,7 +80,7 @@ def kernels_ms(arch: Architecture, batch: int) -> float:
 
 FITTED = some(40, seed=1)
 OTHERS = some(60, seed=2)
-LAW = predict.fit(FITTED, [law_ms(arch) for arch in FITTED], fingerprint=CPU)
+LAW = latency.fit(FITTED, [law_ms(arch) for arch in FITTED], fingerprint=CPU)
 
 
 def test_features_of_one_architecture_by_hand() -> None:
@@ -99,7 +99,7 @@ def test_features_of_one_architecture_by_hand() -> None:
             ),
         ),
     )
-    found = predict.features(arch, batch=3)
+    found = latency.features(arch, batch=3)
     rows = 3 * 16  # 4×4 tokens
     shapes = [(rows, 20, 60), (rows, 20, 20), (rows, 20, 40), (rows, 40, 20)] * 2 + [(3, 20, 10)]
     assert found["linear calls"] == 9
@@ -115,7 +115,7 @@ def test_features_of_one_architecture_by_hand() -> None:
     assert found["attention slices"] == 3 * (1 + 2)
     assert found["attention pairs"] == 3 * (16 * 16 + 2 * 8 * 8)
     assert found["attention pairs/ragged"] == found["attention pairs"]
-    assert predict.features(arch.at(image_size=64))["attention pairs/ragged"] == 0  # 64 and 32
+    assert latency.features(arch.at(image_size=64))["attention pairs/ragged"] == 0  # 64 and 32
     assert found["attention rows"] == 2 * rows
     assert found["attention macs/S32.D16"] == 2 * (3 * 16 * 32 * 32 + 6 * 8 * 32 * 32)
     assert found["permuted elements"] == 2 * rows * 20  # the second loop, there and back
@@ -137,8 +137,8 @@ def test_kernels_of_one_architecture_by_hand() -> None:
             ),
         ),
     )
-    found = predict.features(arch, 3, "cuda:1")
-    assert set(found) == set(predict.kernels.NAMES)
+    found = latency.features(arch, 3, "cuda:1")
+    assert set(found) == set(latency.kernels.NAMES)
     rows = 3 * 16  # 4×4 tokens of 40 channels
     once = [(rows, 40, 120), (rows, 40, 40), (rows, 40, 80), (rows, 80, 40)]
     shapes = once * 2 + [(3, 40, 10)]
@@ -169,18 +169,17 @@ def test_kernels_of_one_architecture_by_hand() -> None:
 @pytest.mark.parametrize("batch", [1, 64])
 def test_a_gpu_goes_by_its_kernels(batch: int) -> None:
     times = [kernels_ms(arch, batch) for arch in FITTED]
-    found = predict.fit(FITTED, times, fingerprint=GPU, batch=batch, mode="graph", dtype="bf16")
+    found = latency.fit(FITTED, times, fingerprint=GPU, batch=batch, mode="graph", dtype="bf16")
     measured = [kernels_ms(arch, batch) for arch in OTHERS]
-    assert predict.score([found.predict(a).ms for a in OTHERS], measured).within_5 > 0.95
-    line = predict.macs_line(FITTED, times)
-    assert predict.score([line(a) for a in OTHERS], measured).within_10 < 0.9
+    assert latency.score([found.predict(a).ms for a in OTHERS], measured).within_5 > 0.95
+    line = latency.macs_line(FITTED, times)
+    assert latency.score([line(a) for a in OTHERS], measured).within_10 < 0.9
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fingerprint of a GPU, without one."""
-    from sret_nas import modes
-    from sret_nas.predict import predictor
+    from sret_nas.latency import modes, predictor
 
     monkeypatch.setattr(predictor, "resolve", torch.device)
     monkeypatch.setattr(
@@ -200,28 +199,28 @@ def test_a_calibration_goes_by_device_mode_dtype_and_batch() -> None:
         ("compile", "fp32", 1),
     ):
         times = [kernels_ms(arch, batch) for arch in FITTED]
-        made = predict.fit(
+        made = latency.fit(
             FITTED, times, fingerprint=GPU, batch=batch, mode=mode, dtype=dtype, space=mode
         )
         made.save()
         kept[mode, dtype, batch] = made
     for (mode, dtype, batch), made in kept.items():
-        assert predict.load("cuda:0", batch, dtype, mode) == made
-        assert predict.load("cuda:1", batch, dtype, mode) == made  # another of its like
-    assert predict.load("cuda:0") == kept["graph", "bf16", 1]
-    assert predict.load("cuda:0", 64) == kept["graph", "bf16", 64]
+        assert latency.load_predictor("cuda:0", batch, dtype, mode) == made
+        assert latency.load_predictor("cuda:1", batch, dtype, mode) == made  # another of its like
+    assert latency.load_predictor("cuda:0") == kept["graph", "bf16", 1]
+    assert latency.load_predictor("cuda:0", 64) == kept["graph", "bf16", 64]
     with pytest.raises(UsageError, match=r"cuda:0, batch 8, bf16, graph$"):
-        predict.load("cuda:0", 8)
+        latency.load_predictor("cuda:0", 8)
     with pytest.raises(ConfigError, match="features of another version"):
-        of_a_cpu = dict.fromkeys(predict.operators.NAMES, 0.0)
+        of_a_cpu = dict.fromkeys(latency.operators.NAMES, 0.0)
         old = kept["graph", "bf16", 1].model_copy(update={"ms_per_unit": of_a_cpu})
         old.save()
-        predict.load("cuda:0")
+        latency.load_predictor("cuda:0")
 
 
 @pytest.mark.parametrize("arch", some(10, seed=3), ids=lambda arch: arch.id)
 def test_features_agree_with_the_cost_model(arch: Architecture) -> None:
-    found = predict.features(arch)
+    found = latency.features(arch)
     rows = cost(arch).by_layer
     aside = ("attention.products", "down-sampling")
     linear = [row for row in rows if row.stage != "stem" and row.layer not in aside]
@@ -241,17 +240,17 @@ def test_equal_architectures_have_equal_predictions() -> None:
 
 def test_a_law_of_operators_is_recovered() -> None:
     predicted = [LAW.predict(arch).ms for arch in OTHERS]
-    found = predict.score(predicted, [law_ms(arch) for arch in OTHERS])
+    found = latency.score(predicted, [law_ms(arch) for arch in OTHERS])
     assert found.within_5 == 1.0
     assert found.kendall_tau > 0.98
-    line = predict.macs_line(FITTED, [law_ms(arch) for arch in FITTED])
-    baseline = predict.score([line(a) for a in OTHERS], [law_ms(arch) for arch in OTHERS])
+    line = latency.macs_line(FITTED, [law_ms(arch) for arch in FITTED])
+    baseline = latency.score([line(a) for a in OTHERS], [law_ms(arch) for arch in OTHERS])
     assert baseline.median_error > 5 * found.median_error
 
 
 def test_times_per_unit_are_never_negative() -> None:
     rng = np.random.default_rng(0)
-    noise = predict.fit(FITTED, list(rng.uniform(1, 9, len(FITTED))), fingerprint=CPU)
+    noise = latency.fit(FITTED, list(rng.uniform(1, 9, len(FITTED))), fingerprint=CPU)
     assert min(noise.ms_per_unit.values()) >= 0
 
 
@@ -260,7 +259,7 @@ def test_the_margin_covers_other_architectures_as_often_as_it_says() -> None:
     held = total = 0
     for _ in range(8):
         noisy = [law_ms(arch) * rng.lognormal(0, 0.04) for arch in FITTED]
-        found = predict.fit(FITTED, noisy, fingerprint=CPU)
+        found = latency.fit(FITTED, noisy, fingerprint=CPU)
         assert 0.05 < found.margin < 0.25
         for arch in OTHERS:
             ms, margin_ms, _ = found.predict(arch)
@@ -273,7 +272,7 @@ def test_every_row_is_predicted_by_a_fit_without_it() -> None:
     table = np.ones((20, 1))
     times = np.ones(20)
     times[7] = 1000.0
-    predicted = predict.cross_validated(table, times)
+    predicted = latency.cross_validated(table, times)
     assert predicted[7] == pytest.approx(1.0, rel=0.01)
     assert predicted.shape == (20,)
 
@@ -298,49 +297,49 @@ def test_outside_the_range_it_predicts_with_a_warning(change: dict[str, float], 
 
 
 def test_an_operator_that_was_never_seen_is_outside_the_range() -> None:
-    plain = [arch for arch in some(300, seed=4) if predict.features(arch)["permuted elements"] == 0]
-    found = predict.fit(plain[:30], [law_ms(arch) for arch in plain[:30]], fingerprint=CPU)
-    seen = next(arch for arch in FITTED if predict.features(arch)["permuted elements"])
+    plain = [arch for arch in some(300, seed=4) if latency.features(arch)["permuted elements"] == 0]
+    found = latency.fit(plain[:30], [law_ms(arch) for arch in plain[:30]], fingerprint=CPU)
+    seen = next(arch for arch in FITTED if latency.features(arch)["permuted elements"])
     assert "permuted elements" in str(found.predict(seen).warning)
 
 
 def test_too_few_architectures() -> None:
     with pytest.raises(UsageError, match=r"19 architectures are too few .* at least 20"):
-        predict.fit(FITTED[:19], [1.0] * 19, fingerprint=CPU)
+        latency.fit(FITTED[:19], [1.0] * 19, fingerprint=CPU)
     with pytest.raises(UsageError, match="too few"):
-        predict.calibrate(FITTED[:19])
+        latency.calibrate(FITTED[:19])
 
 
 def test_scores_by_hand() -> None:
-    found = predict.score([1.0, 2.08, 3.2, 5.0], [1.0, 2.0, 3.0, 4.0])
+    found = latency.score([1.0, 2.08, 3.2, 5.0], [1.0, 2.0, 3.0, 4.0])
     assert (found.architectures, found.within_5, found.within_10) == (4, 0.5, 0.75)
     assert found.median_error == pytest.approx((0.04 + 0.2 / 3) / 2)
     assert found.kendall_tau == 1.0
-    assert predict.score([4, 3, 2, 1], [1, 2, 3, 4]).kendall_tau == -1.0
+    assert latency.score([4, 3, 2, 1], [1, 2, 3, 4]).kendall_tau == -1.0
     json.dumps(found.to_dict())
 
 
 @pytest.fixture
-def kept() -> predict.Predictor:
+def kept() -> latency.Predictor:
     """A predictor of this machine, in the cache folder."""
     here = fingerprint(torch.device("cpu"), 1)
-    found = predict.fit(FITTED, [law_ms(arch) for arch in FITTED], fingerprint=here, space="mine")
+    found = latency.fit(FITTED, [law_ms(arch) for arch in FITTED], fingerprint=here, space="mine")
     found.save()
     return found
 
 
-def test_a_predictor_is_kept_and_read_back(kept: predict.Predictor) -> None:
-    found = predict.load(threads=1)
+def test_a_predictor_is_kept_and_read_back(kept: latency.Predictor) -> None:
+    found = latency.load_predictor(threads=1)
     assert found == kept
     assert found.predict(OTHERS[0]) == kept.predict(OTHERS[0])
 
 
 @pytest.mark.parametrize("options", [{"batch": 8}, {"dtype": "bf16"}, {"mode": "compile"}])
 def test_what_was_not_calibrated_says_how_to(
-    kept: predict.Predictor, options: dict[str, object]
+    kept: latency.Predictor, options: dict[str, object]
 ) -> None:
     with pytest.raises(UsageError, match="no latency predictor for cpu") as caught:
-        predict.load(threads=1, **options)  # type: ignore[arg-type]
+        latency.load_predictor(threads=1, **options)  # type: ignore[arg-type]
     assert str(caught.value.hint).startswith("sret-nas calibrate --device cpu")
     ((name, value),) = options.items()
     assert f"--{name} {value}" in str(caught.value.hint)
@@ -356,11 +355,11 @@ def test_what_was_not_calibrated_says_how_to(
     ],
 )
 def test_a_predictor_of_something_else_is_refused(
-    kept: predict.Predictor, change: dict[str, object], words: str, tmp_path: Path
+    kept: latency.Predictor, change: dict[str, object], words: str, tmp_path: Path
 ) -> None:
     path = kept.model_copy(update=change).save(tmp_path / "other.json")
     with pytest.raises(ConfigError, match="calibrated for something else") as caught:
-        predict.load(threads=1, path=path)
+        latency.load_predictor(threads=1, path=path)
     assert words in str(caught.value)
     assert str(caught.value.hint).startswith("sret-nas calibrate")
 
@@ -370,7 +369,7 @@ def test_a_file_that_is_no_predictor_is_refused(text: str, tmp_path: Path) -> No
     path = tmp_path / "p.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"p\.json") as caught:
-        predict.load(path=path)
+        latency.load_predictor(path=path)
     assert str(caught.value.hint).startswith("sret-nas calibrate")
 
 
@@ -412,7 +411,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], list[int]]
                 )
             return results
 
-        monkeypatch.setattr(latency, "measure", measure)
+        monkeypatch.setattr("sret_nas.latency.measurement.measure", measure)
         return sessions
 
     return install
@@ -422,7 +421,7 @@ def test_calibration_measures_all_in_one_session_and_the_rest_again(
     device: Callable[[float, int], list[int]],
 ) -> None:
     sessions = device(1.05, 0)
-    found = predict.calibrate(FITTED, OTHERS, space="mine")
+    found = latency.calibrate(FITTED, OTHERS, space="mine")
     assert sessions == [100, 60]
     assert found.predictor.space == "mine"
     assert found.predictor.architectures == 40
@@ -439,7 +438,7 @@ def test_calibration_measures_all_in_one_session_and_the_rest_again(
 
 def test_calibration_without_others(device: Callable[[float, int], list[int]]) -> None:
     sessions = device(1.0, 3)
-    found = predict.calibrate(FITTED)
+    found = latency.calibrate(FITTED)
     assert sessions == [40]
     assert found.held_out is None
     assert found.predictor.architectures == 37
@@ -451,12 +450,12 @@ def test_calibration_where_too_few_can_be_measured(
 ) -> None:
     device(1.0, 21)
     with pytest.raises(SretNasError, match="0: out of memory"):
-        predict.calibrate(FITTED)
+        latency.calibrate(FITTED)
 
 
 def test_calibration_on_a_device_that_is_not_here() -> None:
     with pytest.raises(UsageError, match="no such device here: cuda:97"):
-        predict.calibrate(FITTED, device="cuda:97")
+        latency.calibrate(FITTED, device="cuda:97")
 
 
 @pytest.mark.cuda(seconds=90)
@@ -466,7 +465,7 @@ def test_graphs_on_a_gpu_are_predicted(batch: int) -> None:
     from sret_nas.space import SearchSpace
 
     archs = SearchSpace.load("sret").sample(34, seed=0)
-    found = predict.calibrate(archs[:24], archs[24:], batch=batch, device="cuda", seconds=12)
+    found = latency.calibrate(archs[:24], archs[24:], batch=batch, device="cuda", seconds=12)
     assert found.skipped == ()
     assert (found.predictor.mode, found.predictor.dtype) == ("graph", "bf16")
     held_out = found.held_out
@@ -474,4 +473,4 @@ def test_graphs_on_a_gpu_are_predicted(batch: int) -> None:
     assert held_out.predictor.within_10 >= 0.8
     assert held_out.predictor.median_error < held_out.macs_line.median_error
     found.predictor.save()
-    assert predict.load("cuda", batch) == found.predictor
+    assert latency.load_predictor("cuda", batch) == found.predictor

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from sret_nas import Architecture, breakdown, preparation
-from sret_nas.breakdown import time_by_stage
+from sret_nas import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import UsageError
-from sret_nas.latency import Latency, measure
+from sret_nas.latency import Latency, breakdown, measure, preparation
+from sret_nas.latency.breakdown import time_by_stage
 from sret_nas.profile import Measurement, profile
 
 Cli = Callable[..., Any]
@@ -157,16 +157,16 @@ def test_a_file_of_several_documents_is_one_line(cli: Cli, tmp_path: Path) -> No
 
 
 def test_one_failure_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sret_nas.preparation
+    import sret_nas.latency.preparation
 
-    real = sret_nas.preparation.create_model
+    real = sret_nas.latency.preparation.create_model
 
     def picky(arch: Architecture, **options: Any) -> Any:
         if arch.num_classes == 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(arch, **options)
 
-    monkeypatch.setattr(sret_nas.preparation, "create_model", picky)
+    monkeypatch.setattr(sret_nas.latency.preparation, "create_model", picky)
     fits, large = Architecture.load(SMALL), Architecture.load(SMALL | {"num_classes": 3})
     archs = {"fits": fits, "large": large}
     good, bad = profile(
@@ -219,8 +219,8 @@ def test_stages_are_timed_again_where_they_do_not_add_up(monkeypatch: pytest.Mon
 
 def test_the_whole_is_timed_without_marks_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """In eager mode, and in a recording, which has them or has not."""
-    from sret_nas import modes
     from sret_nas.device import fingerprint
+    from sret_nas.latency import modes
 
     marked: list[int] = []
 

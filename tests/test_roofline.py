@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sret_nas import roofline
 from sret_nas.device import Fingerprint, fingerprint
 from sret_nas.errors import UsageError
+from sret_nas.latency import roofline
 
 HERE = Fingerprint("cpu", "X", 2, 1, "2.11")
 KNOWN = roofline.Roofline(

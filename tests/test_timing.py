@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sret_nas import timing
+from sret_nas.latency import timing
 
 
 def test_the_median_and_the_95th_percentile_are_of_all_runs() -> None:

@@ -22,7 +22,7 @@ from sret_nas.runner.quiet import busy, others_work
 if TYPE_CHECKING:
     import torch
 
-    from sret_nas.latency import Latency
+    from sret_nas.latency.measurement import Latency
 
 RIVALS = 2
 """Earlier candidates of nearest latency in a round, beside the reference."""
@@ -171,11 +171,11 @@ def comparer(
     mode: str | None = None,
 ) -> Comparer:
     """Measures on a device as ``sret_nas.latency.measure`` does, nobody else at work there."""
-    from sret_nas import latency
     from sret_nas.device import fingerprint
+    from sret_nas.latency import measurement
 
     def take(archs: Mapping[str, Architecture], seconds: float) -> Mapping[str, Latency]:
-        results = latency.measure(
+        results = measurement.measure(
             archs,
             batches=(batch,),
             dtype=dtype,

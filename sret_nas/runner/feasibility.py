@@ -10,9 +10,9 @@ from sret_nas import zoo
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import ArchitectureError, SretNasError
+from sret_nas.latency.bounds import MOST_TRIES
 from sret_nas.runner.sampling import SpaceExhausted
 from sret_nas.space import Clock, SearchSpace, Timing
-from sret_nas.space.latency import MOST_TRIES
 from sret_nas.study.config import RunConfig
 
 IMPOSSIBLE = "impossible at the proxy's scale"

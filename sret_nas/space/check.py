@@ -12,9 +12,9 @@ import numpy as np
 from sret_nas import zoo
 from sret_nas.cost import cost
 from sret_nas.errors import UsageError
+from sret_nas.latency.bounds import Clock, Timing
 from sret_nas.space.budget import Bound, BudgetInfeasible
 from sret_nas.space.frames import METRICS, within
-from sret_nas.space.latency import Clock, Timing
 from sret_nas.units import Budget, parse_budgets
 
 if TYPE_CHECKING:

@@ -17,7 +17,9 @@ from sret_nas import files, zoo
 from sret_nas.arch import Architecture
 from sret_nas.cost import stack, table
 from sret_nas.errors import ConfigError, UsageError
-from sret_nas.space import budget, encoding, latency, transform
+from sret_nas.latency import bounds
+from sret_nas.latency.bounds import Clock
+from sret_nas.space import budget, encoding, transform
 from sret_nas.space.bundled import bundled
 from sret_nas.space.coding import Codes, Coding
 from sret_nas.space.dimensions import Dimension, Value
@@ -377,7 +379,7 @@ class SearchSpace:
         self,
         seed: int,
         budgets: Iterable[Budget | str] = (),
-        clock: latency.Clock | None = None,
+        clock: Clock | None = None,
     ) -> Iterable[Architecture]:
         """Distinct architectures that satisfy all bounds, until the space holds no more.
 
@@ -395,14 +397,14 @@ class SearchSpace:
         limits = {b.metric: b.limit for b in read if b.metric in METRICS}
         timed = [b for b in read if b.metric not in METRICS]
         found = Draws(self, limits, np.random.default_rng(seed))
-        return latency.satisfying(found, timed, clock, self) if timed else found
+        return bounds.satisfying(found, timed, clock, self.name) if timed else found
 
     def sample(
         self,
         n: int,
         seed: int,
         budgets: Iterable[Budget | str] = (),
-        clock: latency.Clock | None = None,
+        clock: Clock | None = None,
     ) -> list[Architecture]:
         """``n`` distinct architectures that satisfy all bounds; arguments as in ``draws``.
 

@@ -145,7 +145,7 @@ class RunConfig(files.Record):
         import torch
 
         from sret_nas.latency import check
-        from sret_nas.modes import setting
+        from sret_nas.latency.modes import setting
 
         place = torch.device("cuda:0" if self.device == "cuda" else self.device)
         if place.type == "cpu" or torch.cuda.is_available():

@@ -226,7 +226,7 @@ def test_an_impossible_latency_is_exit_3(search: Cli, monkeypatch: pytest.Monkey
 def test_a_latency_is_measured_where_it_is_an_objective(
     search: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sret_nas.space.latency.SECONDS", 0.1)
+    monkeypatch.setattr("sret_nas.latency.bounds.SECONDS", 0.1)
     monkeypatch.setattr("sret_nas.runner.comparison.ROUNDS_S", (0.1,))
     result = search("--objectives", "loss,latency", "--trials", 2, "--json")
     assert result.code == 0
@@ -244,7 +244,7 @@ def test_a_latency_is_measured_where_it_is_an_objective(
 def test_how_a_latency_is_measured_is_asked_for_kept_and_said(
     search: Cli, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sret_nas.space.latency.SECONDS", 0.1)
+    monkeypatch.setattr("sret_nas.latency.bounds.SECONDS", 0.1)
     monkeypatch.setattr("sret_nas.runner.comparison.ROUNDS_S", (0.1,))
     out = tmp_path / "timed"
     asked = ("--objectives", "loss,latency", "--budget", "900ms@2", "--trials", 1, "--out", out)

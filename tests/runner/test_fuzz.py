@@ -173,7 +173,6 @@ def content(home: str) -> dict[str, bytes]:
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Work that takes a while is not begun: a line that comes so far was well formed."""
     import sret_nas.runner
-    from sret_nas import predict
     from sret_nas.report import dashboard
     from sret_nas.runner import estimate
 
@@ -183,7 +182,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(sret_nas.runner, "search", stop)
     monkeypatch.setattr(sret_nas.runner, "join", stop)
     monkeypatch.setattr(estimate, "estimate", stop)
-    monkeypatch.setattr(predict, "calibrate", stop)
+    monkeypatch.setattr("sret_nas.latency.calibrate", stop)
     monkeypatch.setattr(dashboard.Dashboard, "serve", stop)
     monkeypatch.setattr("sret_nas.study.storage.RETRY_S", 0.0)
     for name in ("SRET_NAS_STORAGE", "XDG_CACHE_HOME"):

@@ -113,7 +113,6 @@ def test_a_training_that_is_stopped_gives_its_lease_back(
 def test_only_what_is_measured_needs_the_device_alone(
     sret_t: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sret_nas import latency, predict
     from sret_nas.space import clock
 
     entered: list[str] = []
@@ -135,14 +134,14 @@ def test_only_what_is_measured_needs_the_device_alone(
         assert entered == ["in"]
         return {(name, 1): Found for name in archs}
 
-    monkeypatch.setattr(predict, "load", lambda *_, **__: Known())
-    monkeypatch.setattr(latency, "measure", measured)
+    monkeypatch.setattr("sret_nas.latency.predictor.load_predictor", lambda *_, **__: Known())
+    monkeypatch.setattr("sret_nas.latency.measurement.measure", measured)
     assert clock(alone=alone)(sret_t, 1) == (2.0, 0.5, "predicted", None)
     assert entered == []
 
     def uncalibrated(*_: object) -> None:
         raise UsageError("not calibrated")
 
-    monkeypatch.setattr(predict, "load", uncalibrated)
+    monkeypatch.setattr("sret_nas.latency.predictor.load_predictor", uncalibrated)
     assert clock(alone=alone)(sret_t, 1) == (3.0, 0.25, "measured", "noisy")
     assert entered == ["in", "out"]

@@ -285,7 +285,7 @@ def test_a_check_with_a_latency_says_where_it_comes_from() -> None:
 
 
 def test_the_clock_measures_where_nothing_is_calibrated_and_else_predicts() -> None:
-    from sret_nas import predict
+    from sret_nas import latency
     from sret_nas.device import fingerprint, resolve
 
     space = SearchSpace.load("smoke")
@@ -295,7 +295,7 @@ def test_the_clock_measures_where_nothing_is_calibrated_and_else_predicts() -> N
     assert measured.source == "measured" and measured.ms > 0 and measured.margin_ms >= 0
     assert tell(arch, 1) is measured  # measured once
     archs = space.sample(30, 0)
-    predictor = predict.fit(
+    predictor = latency.fit(
         archs,
         [float(a.depth) for a in archs],
         fingerprint=fingerprint(resolve("cpu"), 1),

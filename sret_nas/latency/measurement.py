@@ -24,12 +24,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sret_nas import modes, timing
 from sret_nas.arch import Architecture
 from sret_nas.device import Fingerprint, exact_fp32
 from sret_nas.errors import SretNasError, UsageError
-from sret_nas.modes import MODES as MODES
-from sret_nas.preparation import Prepared, Settings, prepare, verified
+from sret_nas.latency import modes, timing
+from sret_nas.latency.modes import MODES as MODES
+from sret_nas.latency.preparation import Prepared, Settings, prepare, verified
 
 L2 = Literal["warm", "flushed"]
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sret_nas import modes, timing
 from sret_nas.arch import Architecture
 from sret_nas.device import Fingerprint, fingerprint, resolve, torch_dtype
 from sret_nas.errors import SretNasError, UsageError
+from sret_nas.latency import modes, timing
+from sret_nas.latency.peak import allocated_peak
 from sret_nas.model import create_model
-from sret_nas.peak import allocated_peak
 
 
 @dataclass(frozen=True)

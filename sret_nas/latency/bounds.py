@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import ConfigError, InfeasibleError, UsageError
+from sret_nas.latency import predictor as predictors
 from sret_nas.units import Budget
-
-if TYPE_CHECKING:
-    from sret_nas.space.space import SearchSpace
 
 SECONDS = 2.0
 """Measuring one architecture; its margin says how well that did."""
@@ -72,37 +70,37 @@ def clock(
     Raises:
         UsageError: this machine has no such device, or not this type or mode on it.
     """
-    from sret_nas import latency, predict
     from sret_nas.device import resolve
-    from sret_nas.modes import setting
+    from sret_nas.latency import measurement
+    from sret_nas.latency.modes import setting
 
     place = resolve(device)
     device = str(place)  # one for all that it is asked
     mode, dtype = setting(place, mode, dtype)
-    latency.check(dtype, device, mode, threads)
-    predictors: dict[int, predict.Predictor | None] = {}
+    measurement.check(dtype, device, mode, threads)
+    known: dict[int, predictors.Predictor | None] = {}
     measured: dict[tuple[str, int], Timing] = {}
 
-    def predictor(batch: int) -> predict.Predictor | None:
-        if batch not in predictors:
+    def predictor(batch: int) -> predictors.Predictor | None:
+        if batch not in known:
             try:
-                predictors[batch] = predict.load(device, batch, dtype, mode, threads)
+                known[batch] = predictors.load_predictor(device, batch, dtype, mode, threads)
             except ConfigError:
                 raise
             except UsageError as error:  # not calibrated
-                predictors[batch] = None
+                known[batch] = None
                 progress(f"{error}: measuring, {SECONDS:.0f} s each; {error.hint} makes it fast")
-        return predictors[batch]
+        return known[batch]
 
     def tell(arch: Architecture, batch: int) -> Timing:
-        known = predictor(batch)
-        if known is not None:
-            ms, margin_ms, warning = known.predict(arch)
+        fitted = predictor(batch)
+        if fitted is not None:
+            ms, margin_ms, warning = fitted.predict(arch)
             return Timing(ms, margin_ms, "predicted", warning)
         key = (arch.id, batch)
         if key not in measured:
             with alone():
-                results = latency.measure(
+                results = measurement.measure(
                     {arch.id: arch},
                     batches=(batch,),
                     device=device,
@@ -125,7 +123,7 @@ def satisfying(
     archs: Iterable[Architecture],
     bounds: Sequence[Budget],
     tell: Clock | None,
-    space: SearchSpace,
+    space: str,
 ) -> Iterator[Architecture]:
     """The architectures whose latencies satisfy their bounds.
 
@@ -139,7 +137,7 @@ def satisfying(
     if tell is None:
         raise UsageError(
             f"budget '{bounds[0].text or bounds[0]}': a latency needs a device",
-            "pass clock=sret_nas.space.clock(device)",
+            "pass clock=sret_nas.latency.clock(device)",
         )
     fastest: tuple[float, Budget, Timing, Architecture] | None = None
     failed, any_found = 0, False
@@ -161,7 +159,7 @@ def satisfying(
     if not any_found and fastest is not None:
         _, bound, timing, arch = fastest
         raise InfeasibleError(
-            f"none of {failed:,} architectures of space '{space.name}' satisfies "
+            f"none of {failed:,} architectures of space '{space}' satisfies "
             f"'{bound.text or bound}'; the nearest: {timing.ms:.3g} ms, "
             f"{timing.source} with a margin of {timing.margin_ms:.2g} ms: {arch.to_json()}",
             "raise the bound or choose a smaller space; "

@@ -13,8 +13,8 @@ import numpy as np
 from sret_nas.arch import Architecture
 from sret_nas.device import resolve
 from sret_nas.errors import SretNasError
-from sret_nas.predict.fitting import MIN_ARCHITECTURES, enough, fit, macs_line
-from sret_nas.predict.predictor import Predictor
+from sret_nas.latency.fitting import MIN_ARCHITECTURES, enough, fit, macs_line
+from sret_nas.latency.predictor import Predictor
 
 NN_METER_WITHIN_10 = 0.99
 """nn-Meter, MobiSys 2021: within ±10% on mobile CPUs and GPUs. Other devices, other models."""
@@ -147,8 +147,8 @@ def calibrate(
     Raises:
         SretNasError: too few could be measured; with the first reason.
     """
-    from sret_nas.latency import Latency, measure
-    from sret_nas.modes import setting
+    from sret_nas.latency.measurement import Latency, measure
+    from sret_nas.latency.modes import setting
 
     def run(which: Sequence[Architecture]) -> list[Latency | SretNasError]:
         models = {str(i): arch for i, arch in enumerate(which)}

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from sret_nas import files, timing
+from sret_nas import files
 from sret_nas.device import (
     DTYPES,
     Fingerprint,
@@ -29,6 +29,7 @@ from sret_nas.device import (
     torch_dtype,
 )
 from sret_nas.errors import ConfigError
+from sret_nas.latency import timing
 
 Rate = Annotated[float, Field(gt=0)]
 

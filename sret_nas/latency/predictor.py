@@ -11,7 +11,7 @@ from sret_nas import files
 from sret_nas.arch import Architecture
 from sret_nas.device import Fingerprint, cache_folder, fingerprint, resolve
 from sret_nas.errors import ConfigError, UsageError
-from sret_nas.predict.terms import features, names
+from sret_nas.latency.terms import features, names
 
 BEYOND = 1.25
 """How far past the calibrated range is still inside: neighbours of 20 to 50 samples."""
@@ -95,7 +95,7 @@ def predictor_path(here: Fingerprint, batch: int, dtype: str, mode: str) -> Path
     return cache_folder() / "predictors" / f"{here.key}-{dtype}-{mode}-{batch}.json"
 
 
-def load(
+def load_predictor(
     device: str = "auto",
     batch: int = 1,
     dtype: str | None = None,
@@ -117,7 +117,7 @@ def load(
         UsageError: no such device, or not calibrated.
         ConfigError: the file is not a predictor, or it is of something else.
     """
-    from sret_nas.modes import setting
+    from sret_nas.latency.modes import setting
 
     place = resolve(device)
     device, here = str(place), fingerprint(place, threads)

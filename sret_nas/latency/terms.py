@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sret_nas.arch import Architecture
-from sret_nas.predict import kernels, operators
+from sret_nas.latency import kernels, operators
 
 
 def names(device: str) -> tuple[str, ...]:

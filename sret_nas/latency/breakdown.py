@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sret_nas import modes
 from sret_nas.arch import Architecture
 from sret_nas.device import exact_fp32
 from sret_nas.errors import UsageError
-from sret_nas.preparation import Settings, built, verified
+from sret_nas.latency import modes
+from sret_nas.latency.preparation import Settings, built, verified
 
 WITHIN = 0.15
 """How far the stages together may be from the whole model, which is timed without marks."""

@@ -11,8 +11,8 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.device import Fingerprint
 from sret_nas.errors import UsageError
-from sret_nas.predict.predictor import Predictor
-from sret_nas.predict.terms import features, names
+from sret_nas.latency.predictor import Predictor
+from sret_nas.latency.terms import features, names
 
 MIN_ARCHITECTURES = 20
 """The fewest measured architectures to fit on."""
