@@ -102,13 +102,15 @@ class SpaceCandidates:
             starts = np.concatenate([drawn, self._frames])
             if len(starts):
                 walks = starts[rng.integers(len(starts), size=WALKS)]
-                drawn = np.concatenate([drawn, Draws(self.space, self.limits, rng).sweep(walks)])
+                drawn = np.concatenate(
+                    [drawn, Draws(self.space.encodings, self.limits, rng).sweep(walks)]
+                )
         return self._distinct(drawn)
 
     @cached_property
     def _frames(self) -> Rows:
         """Feasible encodings, exactly where there are any."""
-        return Draws(self.space, self.limits, np.random.default_rng(0)).frames()
+        return Draws(self.space.encodings, self.limits, np.random.default_rng(0)).frames()
 
     def around(self, rows: Rows, rng: np.random.Generator) -> Rows:
         """See ``Candidates``."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import InfeasibleError
 from sret_nas.space import transform
+from sret_nas.space.encodings import Encodings
 from sret_nas.space.frames import METRICS, Frames, extremes, within
 from sret_nas.units import Budget, format_quantity
-
-if TYPE_CHECKING:
-    from sret_nas.space.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ class BudgetInfeasible(InfeasibleError):  # noqa: N818
         return line
 
 
-def find_extremes(space: SearchSpace) -> dict[str, Extreme]:
+def find_extremes(space: Encodings) -> dict[str, Extreme]:
     """The range of every metric: exact, but for a large space that a callable changes."""
     low, high, exact = lightest(space), heaviest(space), is_exact(space)
     found = {}
@@ -124,27 +121,28 @@ def find_extremes(space: SearchSpace) -> dict[str, Extreme]:
         ends = []
         for frames, pick in ((low, np.argmin), (high, np.argmax)):
             row = int(pick(frames.costs[metric]))
-            ends.append((int(frames.costs[metric][row]), space.decode(frames.codes[row].tolist())))
+            (arch,) = space.decode_many(frames.codes[[row]])
+            ends.append((int(frames.costs[metric][row]), arch))
         found[metric] = Extreme(metric, *ends[0], *ends[1], exact)
     return found
 
 
-def is_exact(space: SearchSpace) -> bool:
+def is_exact(space: Encodings) -> bool:
     """Whether minima and maxima are those of the whole space."""
     return space.transform is None or space.size <= transform.MOST_LISTED
 
 
-def lightest(space: SearchSpace) -> Frames:
+def lightest(space: Encodings) -> Frames:
     """Architectures among which the smallest value of every metric is, under any bounds."""
     return extremes(space.coding) if space.transform is None else _listed(space)
 
 
-def heaviest(space: SearchSpace) -> Frames:
+def heaviest(space: Encodings) -> Frames:
     """Architectures among which the largest value of every metric is."""
     return extremes(space.coding, dearest=True) if space.transform is None else _listed(space)
 
 
-def _listed(space: SearchSpace) -> Frames:
+def _listed(space: Encodings) -> Frames:
     """All architectures of a space that a callable changes, or a sample of them."""
     if is_exact(space):
         codes = space.coding.all_codes(0, space.size)
@@ -153,14 +151,24 @@ def _listed(space: SearchSpace) -> Frames:
     return Frames(codes, space.costs(codes, METRICS))
 
 
-def examine(space: SearchSpace, budgets: Iterable[Budget]) -> tuple[Bound, ...]:
-    """Every computed bound against the space.
+def examine(
+    name: str,
+    frames: Frames,
+    ranges: Mapping[str, Extreme],
+    budgets: Iterable[Budget],
+) -> tuple[Bound, ...]:
+    """Every computed bound against a space.
+
+    Args:
+        name: Of the space.
+        frames: Its lightest architectures.
+        ranges: Its extremes, by metric.
+        budgets: The bounds.
 
     Raises:
         BudgetInfeasible: nothing satisfies all of them.
     """
     limits = {b.metric: b.limit for b in budgets if b.metric in METRICS}
-    frames = space.lightest
     bounds = []
     for budget in budgets:
         if budget.metric not in METRICS:
@@ -168,7 +176,7 @@ def examine(space: SearchSpace, budgets: Iterable[Budget]) -> tuple[Bound, ...]:
         rest = {metric: limit for metric, limit in limits.items() if metric != budget.metric}
         values = frames.costs[budget.metric][within(frames.costs, rest)]
         nearest = int(values.min()) if len(values) else None
-        bounds.append(Bound(budget, space.extremes[budget.metric], nearest))
+        bounds.append(Bound(budget, ranges[budget.metric], nearest))
     if bounds and not within(frames.costs, limits).any():
-        raise BudgetInfeasible(space.name, bounds)
+        raise BudgetInfeasible(name, bounds)
     return tuple(bounds)

@@ -20,23 +20,18 @@ Three ways, each begun where the one before is no longer worth it:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sret_nas.arch import Architecture
 from sret_nas.space.coding import Codes
+from sret_nas.space.encodings import BLOCK, Encodings
 from sret_nas.space.frames import feasible_frames, within
-
-if TYPE_CHECKING:
-    from sret_nas.space.space import SearchSpace
 
 RARE = 1e-3
 """Share of feasible draws below which walks are faster."""
 PILOT = 1 << 16
 """Draws before that share is believed; also, the encodings up to which all are looked at."""
-BLOCK = 1 << 15
-"""Encodings that are costed at once."""
 WALKS = 512
 SWEEPS = 8
 STALE = 0.02
@@ -51,7 +46,7 @@ class Draws:
     """An endless supply of distinct feasible architectures, until the space holds no more.
 
     Args:
-        space: The space.
+        space: The encodings of a space.
         limits: Upper bounds by metric: ``macs``, ``params``, ``peak_bytes``.
         rng: Where all randomness comes from.
 
@@ -61,9 +56,10 @@ class Draws:
     """
 
     def __init__(
-        self, space: SearchSpace, limits: Mapping[str, float], rng: np.random.Generator
+        self, space: Encodings, limits: Mapping[str, float], rng: np.random.Generator
     ) -> None:
         self.space = space
+        self.pilot = PILOT if space.transform is None else PILOT // 4  # each is slow
         self.limits = limits
         self.rng = rng
         self.draws = 0
@@ -118,7 +114,7 @@ class Draws:
                 self._hits += list(found)
             yield from self._new(found)
             found_lately += len(found)
-            if self.draws >= self.space.pilot and self.kept < RARE * self.draws:
+            if self.draws >= self.pilot and self.kept < RARE * self.draws:
                 return
             if found_lately >= WALKS:
                 if len(self._ids) - known < STALE * found_lately:

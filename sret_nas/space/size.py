@@ -16,15 +16,13 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from sret_nas.space.coding import Coding
 from sret_nas.space.dimensions import Dimension, StageDimensions
-
-if TYPE_CHECKING:
-    from sret_nas.space.space import SearchSpace
+from sret_nas.space.encodings import Encodings
 
 MOST_STEPS = 2_000_000
 """Block applications that are written down at most to tell schedules apart."""
@@ -57,7 +55,7 @@ class Count:
         return self.low == self.high
 
 
-def count_distinct(space: SearchSpace) -> Count:
+def count_distinct(space: Encodings) -> Count:
     """Architectures of a space that differ: exact where they can be counted.
 
     Else an estimate from the repetitions in a sample (Chao's), between a lower

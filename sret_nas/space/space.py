@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from sret_nas import files, zoo
 from sret_nas.arch import Architecture
-from sret_nas.cost import stack, table
 from sret_nas.errors import ConfigError, UsageError
 from sret_nas.latency import bounds
 from sret_nas.latency.bounds import Clock
@@ -23,9 +22,10 @@ from sret_nas.space import budget, encoding, transform
 from sret_nas.space.bundled import bundled
 from sret_nas.space.coding import Codes, Coding
 from sret_nas.space.dimensions import Dimension, Value
+from sret_nas.space.encodings import Encodings
 from sret_nas.space.frames import METRICS, Frames
 from sret_nas.space.grammar import SpaceFile
-from sret_nas.space.sampling import BLOCK, PILOT, Draws
+from sret_nas.space.sampling import Draws
 from sret_nas.space.size import Count, count_distinct
 from sret_nas.units import Budget, parse_budgets
 
@@ -79,8 +79,8 @@ class SearchSpace:
         name: Its name.
         description: For whom it is.
         coding: Between encodings and architectures; for arrays of them.
+        encodings: Arrays of encodings as architectures and costs.
         folder: Where it lies.
-        transform: The callable that changes every architecture, or ``None``.
 
     Raises:
         ConfigError: the callable may not run, cannot be loaded, or fails on some
@@ -99,11 +99,12 @@ class SearchSpace:
         self.description = file.description
         self.coding = Coding(file.reading.top, file.reading.stages)
         self.folder = folder
-        self.transform: transform.Transform | None = None
+        changes = None
         if file.callable:
-            self.transform = transform.load(file.callable, folder, allow_code, code)
-            rng = np.random.default_rng(0)
-            self.decode_many(self.coding.random_codes(16, rng))
+            changes = transform.load(file.callable, folder, allow_code, code)
+        self.encodings = Encodings(self.coding, changes, file.callable)
+        if changes is not None:
+            self.decode_many(self.coding.random_codes(16, np.random.default_rng(0)))
 
     @classmethod
     def load(
@@ -157,14 +158,19 @@ class SearchSpace:
         return self.coding.coordinates
 
     @property
+    def transform(self) -> transform.Transform | None:
+        """The callable that changes every architecture, or ``None``."""
+        return self.encodings.transform
+
+    @property
     def size(self) -> int:
         """Encodings, exactly."""
-        return math.prod(len(d.choices) for d in self.coordinates)
+        return self.encodings.size
 
     @cached_property
     def distinct(self) -> Count:
         """Architectures that differ by ``id``: exact where countable, else an interval."""
-        return count_distinct(self)
+        return count_distinct(self.encodings)
 
     # -- encodings ---------------------------------------------------------------------------
 
@@ -192,12 +198,7 @@ class SearchSpace:
 
     def decode_many(self, codes: Codes) -> list[Architecture]:
         """The architectures of an array of encodings, (n, coordinates)."""
-        if self.transform is None:
-            return self.coding.build(codes)
-        name = str(self.file.callable)
-        return [
-            transform.apply(self.transform, name, data) for data in self.coding.architectures(codes)
-        ]
+        return self.encodings.decode_many(codes)
 
     def encode(self, arch: Architecture) -> Encoding:
         """An encoding that decodes to an architecture of the same ``id``.
@@ -313,15 +314,7 @@ class SearchSpace:
 
     def costs(self, codes: Codes, quantities: Sequence[str] = METRICS) -> dict[str, NDArray[Any]]:
         """Costs of an array of encodings as int64 columns, by the formulas of ``cost``."""
-        if not len(codes):
-            return {name: np.empty(0, dtype=np.int64) for name in quantities}
-        if self.transform is not None:
-            return table(stack(self.decode_many(codes)), quantities)
-        parts = [
-            table(self.coding.shape(codes[i : i + BLOCK]), quantities)
-            for i in range(0, len(codes), BLOCK)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in quantities}
+        return self.encodings.costs(codes, quantities)
 
     def cost_table(
         self, n: int, seed: int, quantities: Sequence[str] = METRICS
@@ -342,12 +335,12 @@ class SearchSpace:
     @cached_property
     def lightest(self) -> Frames:
         """Few architectures among which every metric's smallest value is, under any bounds."""
-        return budget.lightest(self)
+        return budget.lightest(self.encodings)
 
     @cached_property
     def extremes(self) -> dict[str, budget.Extreme]:
         """Exact smallest and largest ``macs``, ``params``, ``peak_bytes``; and who has them."""
-        return budget.find_extremes(self)
+        return budget.find_extremes(self.encodings)
 
     def fitted(self, *, num_classes: int, in_chans: int) -> SearchSpace:
         """The same space for certain data, where its file names no other classes and channels.
@@ -373,7 +366,7 @@ class SearchSpace:
             BudgetInfeasible: nothing satisfies all bounds; with the smallest value for
                 each, the architecture that reaches it, and which is the tightest.
         """
-        return budget.examine(self, parse_budgets(budgets))
+        return budget.examine(self.name, self.lightest, self.extremes, parse_budgets(budgets))
 
     def draws(
         self,
@@ -393,10 +386,10 @@ class SearchSpace:
             BudgetInfeasible: nothing satisfies the bounds.
         """
         read = parse_budgets(budgets)
-        budget.examine(self, read)
+        self.examine(read)
         limits = {b.metric: b.limit for b in read if b.metric in METRICS}
         timed = [b for b in read if b.metric not in METRICS]
-        found = Draws(self, limits, np.random.default_rng(seed))
+        found = Draws(self.encodings, limits, np.random.default_rng(seed))
         return bounds.satisfying(found, timed, clock, self.name) if timed else found
 
     def sample(
@@ -412,11 +405,6 @@ class SearchSpace:
         distributed: uniformly over feasible encodings where those are not rare.
         """
         return list(itertools.islice(self.draws(seed, budgets, clock), n))
-
-    @property
-    def pilot(self) -> int:
-        """Draws before sampling believes what share is feasible; fewer where each is slow."""
-        return PILOT if self.transform is None else PILOT // 4
 
 
 def store(trial: BaseTrial, arch: Architecture) -> None:

@@ -15,7 +15,6 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import ConfigError, InfeasibleError
 from sret_nas.space import sampling
-from sret_nas.space import space as space_module
 from sret_nas.space.frames import METRICS, extremes, within
 
 FIELDS = ("heads", "head_dim", "blocks", "recursions", "order", "share", "mlp_ratio", "nll_ratio")
@@ -197,7 +196,6 @@ def test_everything_feasible_is_found_and_nothing_else(
     with pytest.MonkeyPatch.context() as patch:
         # With fewer draws to look at: by rejection, by walks, by enumeration.
         patch.setattr(sampling, "PILOT", pilot)
-        patch.setattr(space_module, "PILOT", pilot)
         try:
             found = [a.id for a in space.sample(10**6, seed=0, budgets=[f"{limit}{unit}"])]
         except InfeasibleError:

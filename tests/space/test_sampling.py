@@ -69,7 +69,7 @@ def test_walks_spread_as_the_feasible_encodings_do(monkeypatch: pytest.MonkeyPat
     limit = int(np.quantile(macs, 3e-3))
     feasible = codes[macs <= limit]
     assert len(feasible) > 500
-    draws = sampling.Draws(space, {"macs": limit}, np.random.default_rng(0))
+    draws = sampling.Draws(space.encodings, {"macs": limit}, np.random.default_rng(0))
     walks = draws.frames()
     walks = walks[np.random.default_rng(1).integers(len(walks), size=3000)]
     for _ in range(sampling.SWEEPS):
@@ -86,7 +86,7 @@ def test_a_step_of_many_choices_keeps_the_uniform_distribution() -> None:
     stage = {"heads": {"from": 1, "to": 40, "step": 1}, "head_dim": 8, "blocks": [1, 2]}
     space = SearchSpace.load({"image_size": 16, "stages": [stage]})
     limit = space.costs(space.coding.array([[29, 0]]), ("params",))["params"][0]
-    draws = sampling.Draws(space, {"params": limit}, np.random.default_rng(0))
+    draws = sampling.Draws(space.encodings, {"params": limit}, np.random.default_rng(0))
     codes = space.coding.all_codes(0, space.size)
     feasible = codes[space.costs(codes, ("params",))["params"] <= limit]
     walks = np.zeros((20_000, 2), dtype=np.int64)
