@@ -67,7 +67,7 @@ def main() -> None:
     out.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def run(path: Path, size: int) -> search.SearchResult:
+def run(path: Path, size: int) -> search.RunResult:
     """A run of so many trials, in memory."""
     space = SearchSpace.load("smoke")
     plan, _ = choose("fast", "cpu")
@@ -82,12 +82,12 @@ def run(path: Path, size: int) -> search.SearchResult:
     directory = search.RunDir(path)
     with directory.only_one():
         directory.begin(config)
-    outcome = search.SearchResult(directory, config, study)
+    outcome = search.RunResult(directory, config, study)
     for member in outcome.front:
         for seed in (1, 2):
             found = {"val_loss": 1.0, "val_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 2.0}
             study.set_user_attr(f"confirmed:{member.trial}:{seed}", found)
-    return search.SearchResult(directory, config, study)
+    return search.RunResult(directory, config, study)
 
 
 def trial(space: SearchSpace, rungs: tuple[int, ...], i: int, arch: Any) -> FrozenTrial:
@@ -112,7 +112,7 @@ def trial(space: SearchSpace, rungs: tuple[int, ...], i: int, arch: Any) -> Froz
     )  # fmt: skip
 
 
-def reports(made: dict[int, search.SearchResult], rounds: int) -> list[dict[str, Any]]:
+def reports(made: dict[int, search.RunResult], rounds: int) -> list[dict[str, Any]]:
     """Size of each page, seconds to write it, milliseconds until it is there."""
     rows: dict[int, dict[str, Any]] = {}
     for size, outcome in made.items():
@@ -152,7 +152,7 @@ def opened(browser: Browser, address: str) -> dict[str, int]:
     return {key: round(value) for key, value in zip(MOMENTS, found, strict=True)}
 
 
-def published(outcome: search.SearchResult, trials: int) -> dict[str, Any]:
+def published(outcome: search.RunResult, trials: int) -> dict[str, Any]:
     """Seconds to publish the last trials of a run whose others have been; the API's seconds."""
     database = f"sqlite:///{outcome.run.path}/published.db"
     optuna.copy_study(
@@ -161,12 +161,12 @@ def published(outcome: search.SearchResult, trials: int) -> dict[str, Any]:
     )  # fmt: skip
     study = optuna.load_study(study_name=outcome.study.study_name, storage=database)
     before = api_s(study)
-    now = search.SearchResult(outcome.run, outcome.config, study)
+    now = search.RunResult(outcome.run, outcome.config, study)
     publisher = publish.Publisher(outcome.run.path / "artifacts")
     last = now.trials[-trials:]
     now.trials = now.trials[:-trials]
     publisher(now, final=True)
-    now = search.SearchResult(outcome.run, outcome.config, study)
+    now = search.RunResult(outcome.run, outcome.config, study)
     start = time.perf_counter()
     publisher(now, final=True)
     taken = time.perf_counter() - start
@@ -197,7 +197,7 @@ def searched(folder: Path, trials: int) -> dict[str, float]:
     spent = 0.0
     whole = publish.Upkeep._publish
 
-    def timed(self: publish.Upkeep, outcome: search.SearchResult, **how: Any) -> None:
+    def timed(self: publish.Upkeep, outcome: search.RunResult, **how: Any) -> None:
         nonlocal spent
         start = time.perf_counter()
         whole(self, outcome, **how)

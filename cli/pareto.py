@@ -13,7 +13,7 @@ from .scatter import FEWEST, scatter
 from .where import RunArgument, StorageOption, StudyOption, find
 
 if TYPE_CHECKING:
-    from sret_nas.runner import SearchResult
+    from sret_nas.runner import RunResult
 
 
 def pareto(
@@ -36,7 +36,7 @@ def pareto(
         note("no candidate has been trained to the end yet")
 
 
-def show_front(outcome: SearchResult, form: Format, plot: bool | None = None) -> None:
+def show_front(outcome: RunResult, form: Format, plot: bool | None = None) -> None:
     """Print the front of a run.
 
     Args:
@@ -59,7 +59,7 @@ def show_front(outcome: SearchResult, form: Format, plot: bool | None = None) ->
             note(f"no picture: fewer than {FEWEST} candidates trained to the end, or no room")
 
 
-def columns(outcome: SearchResult) -> list[Column]:
+def columns(outcome: RunResult) -> list[Column]:
     """The run's objectives, which always stay, and what else is known of its front.
 
     Headings say what was trained once and what is a mean over how many seeds.
@@ -93,7 +93,7 @@ def columns(outcome: SearchResult) -> list[Column]:
     return [one for one in found if "val_accuracy" in sought or one.key != "confirmed_accuracy"]
 
 
-def _ms(outcome: SearchResult) -> str:
+def _ms(outcome: RunResult) -> str:
     """How the milliseconds were measured."""
     how = outcome.config.latency
     return "ms" if how is None else "ms, {mode} {dtype} @{batch}".format(**how)

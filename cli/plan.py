@@ -12,15 +12,11 @@ from .view import duration
 
 if TYPE_CHECKING:
     from sret_nas.data import DataSet
-    from sret_nas.runner import SearchResult
+    from sret_nas.runner import RunResult
     from sret_nas.runner.estimate import Estimate
     from sret_nas.space import SearchSpace
     from sret_nas.study.config import RunConfig
     from sret_nas.study.rundir import RunDir
-
-
-USUAL = 24
-"""Candidates where neither trials nor a time are given: ten minutes of ``fast`` on two cores."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Left:
     candidates: int | None
     confirmations: int | None
     seconds: float | None
-    outcome: SearchResult | None
+    outcome: RunResult | None
 
     @property
     def finished(self) -> int:
@@ -66,16 +62,16 @@ def left_of(run: RunDir, config: RunConfig) -> Left:
     return Left(candidates_left(outcome), confirmations, time_left_s(outcome), outcome)
 
 
-def _begun(run: RunDir, config: RunConfig) -> SearchResult | None:
+def _begun(run: RunDir, config: RunConfig) -> RunResult | None:
     """The run that is to go on; ``None`` where it is the first search or came to nothing."""
-    from sret_nas.runner import SearchResult
+    from sret_nas.runner import RunResult
 
     if not run.exists:
         return None
     config.refuse_other(run.config(), run.path)
     if run.own_database and not run.database.exists():  # killed before it had a study
         return None
-    return SearchResult(run, config, run.study())
+    return RunResult(run, config, run.study())
 
 
 def expectation(config: RunConfig, data: DataSet, left: Left) -> str:
@@ -97,6 +93,8 @@ def expectation(config: RunConfig, data: DataSet, left: Left) -> str:
 
 def _said(work_s: float, left: Left) -> str:
     """The time that is needed, or that there is."""
+    from sret_nas.api import USUAL
+
     thing = "more candidate" if left.finished else "candidate"
     if left.candidates is None:
         seconds = left.seconds or 0.0
@@ -114,6 +112,7 @@ def measured(config: RunConfig, data: DataSet, left: Left) -> Estimate:
     Raises:
         InfeasibleError: nothing satisfies the budget.
     """
+    from sret_nas.api import USUAL
     from sret_nas.runner.estimate import estimate
 
     trials = USUAL if left.candidates is None else left.candidates

@@ -11,7 +11,7 @@ from sret_nas import zoo
 from sret_nas.units import format_count
 
 if TYPE_CHECKING:
-    from sret_nas.runner import SearchResult
+    from sret_nas.runner import RunResult
     from sret_nas.study.objectives import Objective
 
 HEIGHT, LEAST_HEIGHT = 14, 6
@@ -47,7 +47,7 @@ class _Point(NamedTuple):
     name: str | None
 
 
-def scatter(outcome: SearchResult, width: int = 80, *, ascii_only: bool = False) -> str:
+def scatter(outcome: RunResult, width: int = 80, *, ascii_only: bool = False) -> str:
     """Quality against each cost that is sought: candidates, the front, the published ones.
 
     Every point is what its own training found, with the seed of the search: a mean
@@ -77,7 +77,7 @@ def scatter(outcome: SearchResult, width: int = 80, *, ascii_only: bool = False)
 
 
 def _picture(
-    outcome: SearchResult,
+    outcome: RunResult,
     points: Sequence[_Point],
     cost: str,
     quality: Objective,
@@ -120,7 +120,7 @@ def _picture(
     )
 
 
-def _points(outcome: SearchResult, cost: str, quality: str, marks: Marks) -> Iterator[_Point]:
+def _points(outcome: RunResult, cost: str, quality: str, marks: Marks) -> Iterator[_Point]:
     front = {member.trial for member in outcome.front}
     names = {arch.id: name for name, arch in reversed(zoo.PUBLISHED.items())}
     for trial in outcome.complete():

@@ -9,22 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sret_nas.errors import SretNasError, UsageError
-from sret_nas.files import safe_name
-from sret_nas.units import parse_budgets
 
-from .engine import Engine, EngineOption, device_of, executor_of, room
+from .engine import LOCAL, EngineOption, tell_cluster
 from .output import Format, FormatOption, JsonOption, note, status
 from .pareto import show_front
-from .plan import USUAL, expectation, left_of, show_plan
+from .plan import expectation, left_of, show_plan
 from .where import CodeOption, StorageOption, StudyOption, space_of, tell_foreign
 
 if TYPE_CHECKING:
-    from optuna import Study
-
+    from sret_nas.api import Search, SearchResult
     from sret_nas.data import DataSet
-    from sret_nas.runner import SearchResult
-    from sret_nas.study.config import RunConfig
-    from sret_nas.study.rundir import RunDir
 SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -75,7 +69,7 @@ def search(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: one a core on a CPU.")
     ] = None,
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = LOCAL,
     storage: StorageOption = None,
     study: StudyOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
@@ -101,93 +95,54 @@ def search(
     The same command goes on with a run that was interrupted.
     """
     form = Format.json if as_json else form
-    budgets = parse_budgets(budget or [])
     limit_s = _seconds(timeout)
-
     found = space_of(space, allow_code)
-    from sret_nas.data import load_data
-    from sret_nas.proxy import choose
-    from sret_nas.runner import Ended
-    from sret_nas.runner import search as run_search
-    from sret_nas.runner.sampling import check
-    from sret_nas.study.config import RunConfig, code_of, commit, versions
-    from sret_nas.study.objectives import parse
-    from sret_nas.study.rundir import RunDir
+    from sret_nas import api
 
-    goals = parse([name.strip() for name in objectives.split(",")])
-    sampler = check(sampler)
-    executor = executor_of(engine)
-    device = device_of(engine, device)
-    plan, plan_name = choose(proxy, device)
+    tell_cluster(engine)
     with status() as progress:
-        progress(f"reading data '{data}'")
-        images = load_data(data, seed=seed, tell=progress, **plan.load_options())
-    found = found.fitted(num_classes=images.num_classes, in_chans=images.in_chans)
-    for bound in found.examine(budgets):
-        if bound.excludes_nothing:
-            note(f"note: budget '{bound.budget}' excludes nothing of space '{found.name}'")
-    if workers is None:
-        workers = room(engine, device)
-    config = RunConfig(
-        space=found.file.model_dump(mode="json", by_alias=True, exclude_unset=True),
-        space_folder=str(Path(space).resolve().parent) if Path(space).is_file() else None,
-        space_code=code_of(found),
-        budget=tuple(str(bound) for bound in budgets),
-        objectives=tuple(goal.name for goal in goals),
-        data={"source": data, "fingerprint": images.fingerprint},
-        images=images.describe(),
-        proxy=plan,
-        sampler=sampler,
-        seed=seed,
-        published=seeds,
-        device=device,
-        latency_mode=latency_mode,
-        latency_dtype=dtype,
-        trials=trials or (None if limit_s else USUAL),
-        timeout_s=limit_s,
-        workers=workers,
-        versions=versions(),
-        commit=commit(),
-    )
-    config = config.with_latency()
-    config = config.trusting() if allow_code else config
-    config = config.accepting_versions() if accept_versions else config
-    run = RunDir(out or Path("runs") / safe_name(study or config.name), storage, study)
-    if run.exists:
-        earlier = run.config()
-        same = images.known_as(earlier.data["fingerprint"])
-        config = config.model_copy(update={"data": config.data | {"fingerprint": same}})
-        config = config.going_on(earlier, run.path)
-    for later in config.later_versions:
-        mixed = ", ".join(f"{name} {number}" for name, number in later.items())
-        note(f"note: the run was begun with other versions and goes on with {mixed}")
-    _announce(run, config, plan_name, images)
+        prepared = api.prepare(
+            found,
+            budget=budget or (),
+            objectives=[name.strip() for name in objectives.split(",")],
+            data=data,
+            trials=trials,
+            timeout=limit_s,
+            proxy=proxy,
+            sampler=sampler,
+            seed=seed,
+            published=seeds,
+            device=device,
+            latency_mode=latency_mode,
+            latency_dtype=dtype,
+            workers=workers,
+            engine=engine,
+            storage=storage,
+            study=study,
+            out=out,
+            accept_versions=accept_versions,
+            allow_code=allow_code,
+            tell=progress,
+        )
+    run, config = prepared.run, prepared.config
+    _announce(prepared)
     left = left_of(run, config)
     if dry_run:
-        show_plan(found, config, images, left, form)
+        show_plan(prepared.space, config, prepared.data, left, form)
         return
-    note(f"expect  {expectation(config, images, left)}")
-
-    from sret_nas.report.publish import Upkeep
+    note(f"expect  {expectation(config, prepared.data, left)}")
 
     from .view import view
 
-    upkeep = Upkeep(run, config)
     with view(run, config) as shown:
-
-        def watch(study: Study) -> None:
-            shown(study)
-            upkeep(study)
-
-        ended: Ended = run_search(run, config, watch, executor=executor, data=images)
-    upkeep.finish(ended.outcome)
-    _finish(ended.outcome, form)
-    if upkeep.problem:
-        note(f"warning: the dashboard has not all notes and artifacts: {upkeep.problem}")
-    if ended.ending == "interrupted":
+        result = prepared.start(shown)
+    _finish(result, form)
+    if result.problem:
+        note(f"warning: the dashboard has not all notes and artifacts: {result.problem}")
+    if result.ending == "interrupted":
         note("interrupted: everything finished is kept; the same command goes on")
         raise typer.Exit(130)
-    if ended.ending == "timeout":
+    if result.ending == "timeout":
         note("the time is up; with a longer --timeout the same command goes on")
 
 
@@ -200,7 +155,15 @@ def _seconds(text: str | None) -> float | None:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def _announce(run: RunDir, config: RunConfig, plan_name: str, images: DataSet) -> None:
+def _announce(prepared: Search) -> None:
+    run, config, images = prepared.run, prepared.config, prepared.data
+    note(f"device  {prepared.choice}")
+    for bound in prepared.bounds:
+        if bound.excludes_nothing:
+            note(f"note: budget '{bound.budget}' excludes nothing of space '{prepared.space.name}'")
+    for later in config.later_versions:
+        mixed = ", ".join(f"{name} {number}" for name, number in later.items())
+        note(f"note: the run was begun with other versions and goes on with {mixed}")
     plan = config.proxy
     note(f"run     {run.path}")
     if not run.own_database:
@@ -208,7 +171,7 @@ def _announce(run: RunDir, config: RunConfig, plan_name: str, images: DataSet) -
     if run.set_aside:
         note(f"note: the run goes on in {run.address}, not in the storage that is given")
     note(
-        f"proxy   {plan_name}: {plan.image_size} px, stem stride {plan.stem_stride}, "
+        f"proxy   {prepared.proxy_name}: {plan.image_size} px, stem stride {plan.stem_stride}, "
         f"width ×{plan.width:g}, {len(images.train):,} images, {plan.epochs} epochs, "
         f"rungs at {', '.join(map(str, plan.rungs))}"
     )
@@ -262,14 +225,11 @@ def _finish(outcome: SearchResult, form: Format) -> None:
             f"{seconds['total']:,.0f} s in all; of all workers' time "
             f"{1 - rest:.1%} training, {rest:.1%} everything else"
         )
-    best = outcome.recommended()
     path = outcome.run.path
     note(f"files   {path}/pareto.json, pareto.csv, architectures/")
-    from sret_nas.report import write
-
     try:
-        note(f"report  {write(outcome)}")
+        note(f"report  {outcome.report()}")
     except SretNasError as problem:  # the run itself is safe in its study
         note(f"note: no report: {problem}")
-    if best:
-        note(f"next    sret-nas profile {path}/architectures/{best.trial:03d}.yaml")
+    if outcome.best:
+        note(f"next    sret-nas profile {path}/architectures/{outcome.best.trial:03d}.yaml")

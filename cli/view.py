@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from sret_nas.runner import SearchResult
+    from sret_nas.runner import RunResult
     from sret_nas.study.config import RunConfig
     from sret_nas.study.objectives import Objective
     from sret_nas.study.rundir import RunDir
@@ -95,14 +95,14 @@ class View:
         if self.live is None:
             self.lines(study)
             return
-        from sret_nas.runner import SearchResult
+        from sret_nas.runner import RunResult
 
-        outcome = SearchResult(self.run, self.config, study)
+        outcome = RunResult(self.run, self.config, study)
         self.live.update(self._picture(outcome), refresh=True)
 
     # -- a terminal --------------------------------------------------------------------------
 
-    def _picture(self, outcome: SearchResult) -> RenderableType:
+    def _picture(self, outcome: RunResult) -> RenderableType:
         from sret_nas.runner.remaining import remaining_s
         from sret_nas.study.objectives import quality
 
@@ -132,7 +132,7 @@ class View:
         return Group(*parts)
 
 
-def _front(outcome: SearchResult, width: int) -> Text:
+def _front(outcome: RunResult, width: int) -> Text:
     """The table that the end of the search prints, as far as it is known."""
     console = Console(file=io.StringIO(), width=width, highlight=False)
     table.show(console, outcome.rows(), columns(outcome), "front so far")

@@ -14,7 +14,7 @@ from sret_nas.errors import UsageError
 from .output import note
 
 if TYPE_CHECKING:
-    from sret_nas.runner import SearchResult
+    from sret_nas.runner import RunResult
     from sret_nas.space import SearchSpace
 
 RUNS = Path("runs")
@@ -99,7 +99,7 @@ def tell_code(name: str, path: Path) -> None:
     note(f"code    callable '{name}' runs {path}")
 
 
-def find(run: Path | None, storage: str | None, study: str | None) -> SearchResult:
+def find(run: Path | None, storage: str | None, study: str | None) -> RunResult:
     """The run that is meant: its directory, or ``--storage`` and ``--study``, or the newest.
 
     Raises:
@@ -121,7 +121,7 @@ def find(run: Path | None, storage: str | None, study: str | None) -> SearchResu
     return found
 
 
-def tell_foreign(outcome: SearchResult) -> None:
+def tell_foreign(outcome: RunResult) -> None:
     """Say that trials of others are left out."""
     if outcome.foreign:
         some = "1 trial" if outcome.foreign == 1 else f"{outcome.foreign} trials"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .engine import Engine, EngineOption, device_of, executor_of, room
+from .engine import LOCAL, EngineOption, tell_cluster
 from .output import note
 from .where import CodeOption, StorageOption, StudyOption, tell_code, the_study
 
 if TYPE_CHECKING:
-    from sret_nas.runner import SearchResult
+    from sret_nas.runner import RunResult
 
 
 def worker(
@@ -25,7 +25,7 @@ def worker(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: one a core on a CPU.")
     ] = None,
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = LOCAL,
     data: Annotated[
         Path | None, typer.Option(help="Where the data are here; default: as the search.")
     ] = None,
@@ -39,7 +39,7 @@ def worker(
     code that the search was begun with.
     """
     name = the_study(storage, study)
-    from sret_nas.runner import join
+    from sret_nas.runner import executors, join
     from sret_nas.study.heartbeat import me
     from sret_nas.study.rundir import RunDir
 
@@ -47,15 +47,20 @@ def worker(
 
     run = RunDir(storage=storage, study=name)
     note(f"study   {name} in {run.address}")
-    who, executor = me(), executor_of(engine)
-    device = device_of(engine, device)
+    tell_cluster(engine)
+    who, kind = me(), executors.engine_of(engine)
+    choice = executors.choose_device(kind, device)
+    note(f"device  {choice}")
+    executor = executors.executor_of(kind)
     if executor is not None and workers is None:
-        workers = room(engine, device)
+        workers = executors.room(kind, choice.name)
     code = run.config().code if allow_code else None
     if code:
         tell_code(*code)
     source, lines = None if data is None else str(data), Lines(run.config().goals, who.name)
-    ended = join(run, who, device, workers, source, lines, executor=executor, allow_code=allow_code)
+    ended = join(
+        run, who, choice.name, workers, source, lines, executor=executor, allow_code=allow_code
+    )
     note(_sum(ended.outcome, who.name))
     if ended.ending == "interrupted":
         note("interrupted: what was at work is handed back")
@@ -64,7 +69,7 @@ def worker(
     note(f"next    sret-nas pareto{where} --study {name}")
 
 
-def _sum(outcome: SearchResult, team: str) -> str:
+def _sum(outcome: RunResult, team: str) -> str:
     """What this command did, and what all did."""
     from sret_nas.study.trials import owner, standing
 

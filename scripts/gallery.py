@@ -115,7 +115,7 @@ def of_dashboard(browser: Browser, run: Path, trial: int) -> None:
         keep(page.screenshot(), "dashboard-trial")
 
 
-def tell(outcome: search.SearchResult) -> None:
+def tell(outcome: search.RunResult) -> None:
     """Write into the gallery which run it shows."""
     counts, config = outcome.counts(), outcome.config
     words = command(outcome).split(" --workers")[0]

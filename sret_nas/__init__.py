@@ -19,21 +19,28 @@ from sret_nas.cost import cost
 from sret_nas.errors import SretNasError
 
 if TYPE_CHECKING:
+    from sret_nas.api import SearchResult, search
     from sret_nas.model import convert_official_state_dict, create_model, load, save
+    from sret_nas.samplers import KnownCostSampler
     from sret_nas.space import SearchSpace
 
 __version__ = version("sret_nas")
 
 _LAZY = {
+    "KnownCostSampler": "sret_nas.samplers",
+    "SearchResult": "sret_nas.api",
     "SearchSpace": "sret_nas.space",
     "create_model": "sret_nas.model",
     "convert_official_state_dict": "sret_nas.model",
     "load": "sret_nas.model",
     "save": "sret_nas.model",
+    "search": "sret_nas.api",
 }
 
 __all__ = [
     "Architecture",
+    "KnownCostSampler",
+    "SearchResult",
     "SearchSpace",
     "SretNasError",
     "Stage",
@@ -43,6 +50,7 @@ __all__ = [
     "create_model",
     "load",
     "save",
+    "search",
     "zoo",
 ]
 

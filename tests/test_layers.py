@@ -36,6 +36,7 @@ LAYERS = [  # each may import only from those before it
     "runner",
     "report",
     "doctor",
+    "api",
     "cli",
 ]
 

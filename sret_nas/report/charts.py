@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.report.known import Reference
-from sret_nas.runner import Member, SearchResult
+from sret_nas.runner import Member, RunResult
 from sret_nas.study.objectives import TITLES
 from sret_nas.units import format_quantity
 
@@ -21,7 +21,7 @@ STOPPED_NAME = "stopped at a rung"
 Figure = dict[str, Any]
 
 
-def front(outcome: SearchResult, references: Sequence[Reference]) -> list[Figure]:
+def front(outcome: RunResult, references: Sequence[Reference]) -> list[Figure]:
     """Quality against each known cost: a figure for every cost objective."""
     goals = outcome.config.goals
     (quality,) = [goal.name for goal in goals if goal.trained]
@@ -29,9 +29,7 @@ def front(outcome: SearchResult, references: Sequence[Reference]) -> list[Figure
     return [_front(outcome, quality, cost, references) for cost in costs]
 
 
-def _front(
-    outcome: SearchResult, quality: str, cost: str, references: Sequence[Reference]
-) -> Figure:
+def _front(outcome: RunResult, quality: str, cost: str, references: Sequence[Reference]) -> Figure:
     members = outcome.front
     best = outcome.recommended()
     on_front = {member.trial for member in members}
@@ -145,9 +143,7 @@ def _focus(traces: Sequence[Figure], axis: Figure, better: int) -> None:
             trace["marker"]["symbol"] = [arrow if out else "x-thin-open" for out in beyond]
 
 
-def _published(
-    outcome: SearchResult, quality: str, cost: str, known: dict[str, str]
-) -> list[Figure]:
+def _published(outcome: RunResult, quality: str, cost: str, known: dict[str, str]) -> list[Figure]:
     """A ring with a name around every published model that was trained here."""
     confirmed = {member.trial: member for member in outcome.front}
     found = [t for t in outcome.complete() if t.user_attrs["id"] in known]
@@ -203,7 +199,7 @@ def _quality(member: Member, name: str) -> float:
     return float(source[name] or 0.0)
 
 
-def spreads(outcome: SearchResult, name: str) -> dict[int, float]:
+def spreads(outcome: RunResult, name: str) -> dict[int, float]:
     """Standard deviation of a quality over the seeds of each member; 0 with one seed."""
     known = outcome.study.user_attrs
     found = {}
@@ -240,7 +236,7 @@ def _told(number: int, metrics: dict[str, Any], name: str | None) -> str:
     return "<br>".join(words)
 
 
-def hypervolume(outcome: SearchResult) -> Figure | None:
+def hypervolume(outcome: RunResult) -> Figure | None:
     """Share of the final hypervolume over the time of training; ``None`` where there is none."""
     found = outcome.hypervolumes()
     if not found:
@@ -280,7 +276,7 @@ def hypervolume(outcome: SearchResult) -> Figure | None:
     }
 
 
-def _spent(outcome: SearchResult) -> dict[int, float]:
+def _spent(outcome: RunResult) -> dict[int, float]:
     """Seconds that had gone into training, over all workers, when each trial ended."""
     ended = [(t.datetime_complete, t.number, t) for t in outcome.trials if t.datetime_complete]
     total, spent = 0.0, {}

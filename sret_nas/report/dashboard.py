@@ -21,7 +21,7 @@ from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.report.guard import Bound, Guard, OneStudy
 from sret_nas.report.looks import Styled
 from sret_nas.report.publish import Publisher
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 from sret_nas.study.storage import with_all_trials
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FIRST_S = 3.0
 THREADS = 6
 
 
-def refuse_other(outcome: SearchResult) -> None:
+def refuse_other(outcome: RunResult) -> None:
     """Check that the study is one of ours.
 
     Raises:
@@ -80,7 +80,7 @@ class Dashboard:
 
     def __init__(
         self,
-        outcome: SearchResult,
+        outcome: RunResult,
         artifacts: Path,
         host: str = "127.0.0.1",
         port: int = 8080,
@@ -139,10 +139,10 @@ class Dashboard:
     def _keep_up(self) -> None:
         while not self.stop.wait(EVERY_S):
             with contextlib.suppress(SretNasError):  # the next look may be luckier
-                found = SearchResult(self.outcome.run, self.outcome.config, self.outcome.study)
+                found = RunResult(self.outcome.run, self.outcome.config, self.outcome.study)
                 self._publish(found, EVERY_S)
 
-    def _publish(self, outcome: SearchResult, within_s: float) -> None:
+    def _publish(self, outcome: RunResult, within_s: float) -> None:
         try:
             self.publisher(outcome, within_s=within_s)
         except SretNasError as error:

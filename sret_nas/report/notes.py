@@ -11,7 +11,7 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import Cost, cost
 from sret_nas.report import words
 from sret_nas.report.known import published_name
-from sret_nas.runner import Confirmation, Member, SearchResult
+from sret_nas.runner import Confirmation, Member, RunResult
 from sret_nas.study.objectives import TITLES
 from sret_nas.units import Budget, format_count
 
@@ -25,7 +25,7 @@ STATES = {
 
 
 def of_trial(
-    outcome: SearchResult, trial: FrozenTrial, member: Member | None = None, picture: str = ""
+    outcome: RunResult, trial: FrozenTrial, member: Member | None = None, picture: str = ""
 ) -> str:
     """The note of a finished trial that has an architecture.
 
@@ -48,7 +48,7 @@ def of_trial(
     return "\n\n".join(part for part in parts if part)
 
 
-def of_study(outcome: SearchResult) -> str:
+def of_study(outcome: RunResult) -> str:
     """The note of the study: the answer so far, and where the whole story is."""
     config, counts = outcome.config, outcome.counts()
     best = outcome.recommended()

@@ -19,7 +19,7 @@ from sret_nas.cost import cost
 from sret_nas.report import charts, words
 from sret_nas.report.draw import draw
 from sret_nas.report.known import published_name, references
-from sret_nas.runner import Member, SearchResult
+from sret_nas.runner import Member, RunResult
 from sret_nas.study.rundir import RunDir, reported
 from sret_nas.units import Budget, format_count, format_quantity
 
@@ -29,7 +29,7 @@ LEAST_TRIALS = 10
 """Complete trials below which importances would be noise."""
 
 
-def write(outcome: SearchResult) -> Path:
+def write(outcome: RunResult) -> Path:
     """Write the page of a run to its ``report.html``, and return where that is.
 
     Raises:
@@ -40,7 +40,7 @@ def write(outcome: SearchResult) -> Path:
     return outcome.run.report
 
 
-def page(outcome: SearchResult) -> str:
+def page(outcome: RunResult) -> str:
     """The page as text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sret_nas.report", "."),
@@ -55,7 +55,7 @@ def page(outcome: SearchResult) -> str:
     return environment.get_template("page.html.j2").render(_content(outcome)) + "\n"
 
 
-def _content(outcome: SearchResult) -> dict[str, Any]:
+def _content(outcome: RunResult) -> dict[str, Any]:
     config = outcome.config
     known = references(config.space)
     best = outcome.recommended()
@@ -102,7 +102,7 @@ def _content(outcome: SearchResult) -> dict[str, Any]:
     }
 
 
-def command(outcome: SearchResult) -> str:
+def command(outcome: RunResult) -> str:
     """The command line that asks for the same search."""
     config = outcome.config
     name = str(config.space.get("name", "space"))
@@ -127,7 +127,7 @@ def command(outcome: SearchResult) -> str:
     return shlex.join([*words, "--out", str(run.path)] if run.has_folder else words)
 
 
-def _why(outcome: SearchResult, best: Member) -> list[str]:
+def _why(outcome: RunResult, best: Member) -> list[str]:
     """Why this one, in sentences."""
     members = outcome.front
     standing = [member for member in members if not member.dethroned]
@@ -168,7 +168,7 @@ def _over(budgets: Sequence[Budget], member: Member) -> list[str]:
     ]
 
 
-def _row(outcome: SearchResult, member: Member) -> dict[str, Any]:
+def _row(outcome: RunResult, member: Member) -> dict[str, Any]:
     """A member as its figures are shown: each metric, with its spread over the seeds."""
     return {
         "trial": member.trial,
@@ -178,7 +178,7 @@ def _row(outcome: SearchResult, member: Member) -> dict[str, Any]:
     }
 
 
-def _member(outcome: SearchResult, member: Member) -> dict[str, Any]:
+def _member(outcome: RunResult, member: Member) -> dict[str, Any]:
     arch = member.architecture
     (trial,) = [t for t in outcome.trials if t.number == member.trial]
     found = cost(arch)
@@ -202,7 +202,7 @@ def _file(run: RunDir, trial: int) -> Path:
     return run.architectures / name if run.has_folder else Path(name)
 
 
-def _importances(outcome: SearchResult) -> tuple[list[tuple[str, float]], str]:
+def _importances(outcome: RunResult) -> tuple[list[tuple[str, float]], str]:
     """Share of each parameter in the quality, largest first; else why there is none."""
     complete = outcome.complete()
     if len(complete) < LEAST_TRIALS:
@@ -222,7 +222,7 @@ def _importances(outcome: SearchResult) -> tuple[list[tuple[str, float]], str]:
     return [(name, share) for name, share in found.items() if share > 0.004][:12], ""
 
 
-def _agreement(outcome: SearchResult) -> dict[str, Any]:
+def _agreement(outcome: RunResult) -> dict[str, Any]:
     """Choices that all members of the front share, and how the others are spread."""
     trials = {trial.number: trial for trial in outcome.trials}
     chosen = [trials[member.trial].params for member in outcome.front]

@@ -12,7 +12,7 @@ from sret_nas.report import charts
 from sret_nas.report.charts import FRONT, OTHER, STOPPED, Figure
 from sret_nas.report.known import published_name, references
 from sret_nas.report.words import NAMES
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 from sret_nas.study import objectives
 from sret_nas.study.objectives import TITLES
 
@@ -24,7 +24,7 @@ INK, GRID = "#808a99", "rgba(128,138,153,.25)"
 STAGES = ("#8c95a4", "#a9c4f7", "#5b8be6", "#2458c5", "#163a85", "#0d2452")
 
 
-def of_study(outcome: SearchResult) -> dict[str, Figure]:
+def of_study(outcome: RunResult) -> dict[str, Figure]:
     """Figures by name; a name is an identifier in HTML."""
     costs = objectives.costs(outcome.config.goals)
     part = counted(outcome)
@@ -38,7 +38,7 @@ def of_study(outcome: SearchResult) -> dict[str, Figure]:
     return found
 
 
-def curves(outcome: SearchResult) -> Figure:
+def curves(outcome: RunResult) -> Figure:
     """The quality by epoch of every trial that was trained."""
     quality = objectives.quality(outcome.config.goals).name
     on_front = {member.trial for member in outcome.front}
@@ -95,13 +95,13 @@ def _lines(
     }
 
 
-def counted(outcome: SearchResult) -> str:
+def counted(outcome: RunResult) -> str:
     """The cost that is shown by stage: of those that are sought the first that is counted so."""
     sought = objectives.costs(outcome.config.goals)
     return next((name for name in sought if name in ("macs", "params")), "macs")
 
 
-def stages(outcome: SearchResult) -> Figure:
+def stages(outcome: RunResult) -> Figure:
     """MACs, or parameters where those are sought, of each member of the front by stage."""
     metric = counted(outcome)
     members = outcome.front[:MOST_BARS]

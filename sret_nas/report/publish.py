@@ -25,7 +25,7 @@ from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError
 from sret_nas.report import charts, notes, plots
 from sret_nas.report.draw import draw
-from sret_nas.runner import Member, SearchResult
+from sret_nas.runner import Member, RunResult
 from sret_nas.study.config import RunConfig
 from sret_nas.study.rundir import RunDir, reported
 
@@ -67,7 +67,7 @@ class Publisher:
         self._seen_at = 0.0
 
     def __call__(
-        self, outcome: SearchResult, *, final: bool = False, within_s: float = float("inf")
+        self, outcome: RunResult, *, final: bool = False, within_s: float = float("inf")
     ) -> bool:
         """Write what is missing or has changed.
 
@@ -111,13 +111,13 @@ class Publisher:
         grown = now[0] >= GROWTH * self._plotted[0]
         return now != self._plotted and (final or quiet or grown)
 
-    def _study(self, pad: _Pad, outcome: SearchResult) -> None:
+    def _study(self, pad: _Pad, outcome: RunResult) -> None:
         for name, figure in plots.of_study(outcome).items():
             pad.plot(name, json.dumps(figure, allow_nan=False, separators=(",", ":")))
         pad.note(None, notes.of_study(outcome))
 
     def _trial(
-        self, pad: _Pad, outcome: SearchResult, trial: FrozenTrial, member: Member | None
+        self, pad: _Pad, outcome: RunResult, trial: FrozenTrial, member: Member | None
     ) -> None:
         arch = Architecture.load(trial.user_attrs["architecture"])
         contents = {
@@ -165,28 +165,28 @@ class Upkeep:
     def __call__(self, study: optuna.Study) -> None:
         """Look at the study, and publish if it is time."""
         if self.problem is None and time.monotonic() - self.last > BEAT_S:
-            self._publish(SearchResult(self.run, self.config, study), within_s=BEAT_S * SHARE)
+            self._publish(RunResult(self.run, self.config, study), within_s=BEAT_S * SHARE)
             self.last = time.monotonic()
 
-    def finish(self, outcome: SearchResult) -> None:
+    def finish(self, outcome: RunResult) -> None:
         """Publish what is left; who waits for the end does not wait long for this."""
         if self.problem is None:
             self._publish(outcome, final=True, within_s=LAST_S)
 
-    def _publish(self, outcome: SearchResult, **how: Any) -> None:
+    def _publish(self, outcome: RunResult, **how: Any) -> None:
         try:
             self.publisher(outcome, **how)
         except SretNasError as problem:
             self.problem = problem
 
 
-def _stamp(outcome: SearchResult) -> Stamp:
+def _stamp(outcome: RunResult) -> Stamp:
     keys = outcome.study.user_attrs
     finished = sum(trial.state.is_finished() for trial in outcome.trials)
     return finished, sum(key.startswith("confirmed:") for key in keys)
 
 
-def _in_order(outcome: SearchResult) -> Iterator[tuple[FrozenTrial, Member | None]]:
+def _in_order(outcome: RunResult) -> Iterator[tuple[FrozenTrial, Member | None]]:
     """Finished trials with an architecture: the front first, then the newest."""
     members = {member.trial: member for member in outcome.front}
     finished = [t for t in outcome.trials if t.state.is_finished() and "metrics" in t.user_attrs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from sret_nas.report import charts
-from sret_nas.runner import Member, SearchResult
+from sret_nas.runner import Member, RunResult
 from sret_nas.study.objectives import costs, quality
 from sret_nas.units import format_count, format_quantity
 
@@ -27,7 +27,7 @@ MOST_CLASSES = 30
 """Classes that are named; a page is no place for thousands."""
 
 
-def metrics_of(outcome: SearchResult) -> list[str]:
+def metrics_of(outcome: RunResult) -> list[str]:
     """What to show of a candidate: the run's objectives, then the usual rest."""
     sought = [goal.name for goal in outcome.config.goals]
     return list(dict.fromkeys([*sought, "val_loss", "val_accuracy", "macs", "params"]))
@@ -51,7 +51,7 @@ def value_of(member: Member, name: str) -> float | None:
     return found
 
 
-def reached(outcome: SearchResult, member: Member, name: str) -> str:
+def reached(outcome: RunResult, member: Member, name: str) -> str:
     """A metric of a member in words; what its confirmation found with the spread over seeds."""
     shown = amount(name, value_of(member, name))
     if not (member.confirmation and name in ("val_loss", "val_accuracy")):
@@ -60,7 +60,7 @@ def reached(outcome: SearchResult, member: Member, name: str) -> str:
     return f"{shown.removesuffix(' %')} ± {amount(name, spread)}"
 
 
-def cheaper(outcome: SearchResult, best: Member) -> list[str]:
+def cheaper(outcome: RunResult, best: Member) -> list[str]:
     """Who costs least among those that stand, by each cost that is sought."""
     goal, found = quality(outcome.config.goals), []
     standing = [member for member in outcome.front if not member.dethroned]
@@ -80,7 +80,7 @@ def cheaper(outcome: SearchResult, best: Member) -> list[str]:
     return found
 
 
-def exactness(outcome: SearchResult) -> str:
+def exactness(outcome: RunResult) -> str:
     """Which costs are exact and which are not."""
     words = "MACs and parameters are counted on the full architecture, exactly"
     if any(member.metrics["peak_bytes"] is not None for member in outcome.front):
@@ -93,7 +93,7 @@ def exactness(outcome: SearchResult) -> str:
     return f"{words}."
 
 
-def data(outcome: SearchResult) -> str:
+def data(outcome: RunResult) -> str:
     """What was trained on: how many images of how many classes, from where."""
     facts, source = outcome.config.images, outcome.config.data["source"]
     if not facts:  # of a run by an earlier version
@@ -104,7 +104,7 @@ def data(outcome: SearchResult) -> str:
     )
 
 
-def classes(outcome: SearchResult) -> str:
+def classes(outcome: RunResult) -> str:
     """The classes by name, as far as they fit."""
     names: list[str] = outcome.config.images.get("classes", [])
     more = outcome.config.images.get("num_classes", 0) - min(len(names), MOST_CLASSES)

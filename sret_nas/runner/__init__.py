@@ -1,7 +1,7 @@
 """One run: workers try candidates under a budget, prune, confirm, and write the front down."""
 
 from sret_nas.runner.order import Order
-from sret_nas.runner.result import Confirmation, Member, SearchResult
+from sret_nas.runner.result import Confirmation, Member, RunResult
 from sret_nas.runner.run import Ended, architecture, join, load, search
 from sret_nas.runner.sampling import SAMPLERS, FilteredSampler
 
@@ -12,7 +12,7 @@ __all__ = [
     "FilteredSampler",
     "Member",
     "Order",
-    "SearchResult",
+    "RunResult",
     "architecture",
     "join",
     "load",

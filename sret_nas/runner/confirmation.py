@@ -15,7 +15,7 @@ from typing import Any
 
 import optuna
 
-from sret_nas.runner.result import SearchResult
+from sret_nas.runner.result import RunResult
 from sret_nas.study.claims import Claim, verdict
 from sret_nas.study.heartbeat import Heartbeat, HeartbeatMonitor, Held, WorkerId
 from sret_nas.study.storage import without_retries
@@ -26,7 +26,7 @@ PREFIX = "confirming"
 PAUSE_S = 0.2
 
 
-def to_confirm(outcome: SearchResult) -> list[Job]:
+def to_confirm(outcome: RunResult) -> list[Job]:
     """Members of the front and seeds that are still to be trained."""
     config = outcome.config
     known = outcome.study.user_attrs
@@ -47,7 +47,7 @@ def at_work(attributes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def confirming_s(outcome: SearchResult) -> float:
+def confirming_s(outcome: RunResult) -> float:
     """About how long it takes to confirm the front as it is, as long as the search took."""
     took = {
         trial.number: sum(epoch["seconds"] for epoch in trial.user_attrs.get("curve", []))

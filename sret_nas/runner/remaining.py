@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 from sret_nas.runner.confirmation import confirming_s
-from sret_nas.runner.result import SearchResult
+from sret_nas.runner.result import RunResult
 from sret_nas.study.session import total_s
 from sret_nas.study.trials import counted
 
 
-def candidates_left(outcome: SearchResult) -> int | None:
+def candidates_left(outcome: RunResult) -> int | None:
     """How many candidates are still to be tried; ``None`` without a limit."""
     if outcome.exhausted:
         return 0
@@ -21,7 +21,7 @@ def candidates_left(outcome: SearchResult) -> int | None:
     return None if limit is None else max(0, limit - sum(outcome.counts().values()))
 
 
-def work_s(outcome: SearchResult) -> float | None:
+def work_s(outcome: RunResult) -> float | None:
     """Seconds of work that is left: candidates, then the confirmation of the front.
 
     Candidates are taken to need what those tried so far did, the front to stay as large
@@ -40,7 +40,7 @@ def work_s(outcome: SearchResult) -> float | None:
     return work / min(outcome.config.workers, max(left, 1)) + confirming_s(outcome)
 
 
-def time_left_s(outcome: SearchResult, elapsed_s: float = 0.0) -> float | None:
+def time_left_s(outcome: RunResult, elapsed_s: float = 0.0) -> float | None:
     """Seconds that ``--timeout`` leaves; ``None`` without one.
 
     Args:
@@ -53,7 +53,7 @@ def time_left_s(outcome: SearchResult, elapsed_s: float = 0.0) -> float | None:
     return max(0.0, limit - max(total_s(outcome.study.user_attrs), elapsed_s))
 
 
-def remaining_s(outcome: SearchResult, elapsed_s: float = 0.0) -> float | None:
+def remaining_s(outcome: RunResult, elapsed_s: float = 0.0) -> float | None:
     """Seconds until the run ends, by its work or by its time; ``None`` where nothing tells."""
     known = [s for s in (work_s(outcome), time_left_s(outcome, elapsed_s)) if s is not None]
     return min(known, default=None)

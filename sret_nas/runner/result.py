@@ -95,7 +95,7 @@ class Member:
 
 
 @dataclass
-class SearchResult:
+class RunResult:
     """A run as its study has it.
 
     Attributes:

@@ -37,7 +37,7 @@ from sret_nas.runner.executors.local import (
     make_worker,
     the_data,
 )
-from sret_nas.runner.result import SearchResult
+from sret_nas.runner.result import RunResult
 from sret_nas.runner.slots import Slot, slots
 from sret_nas.study import address, records
 from sret_nas.study.config import RunConfig, refuse_other_versions
@@ -62,7 +62,7 @@ class Ended:
         ending: ``done``, ``timeout`` or ``interrupted``.
     """
 
-    outcome: SearchResult
+    outcome: RunResult
     ending: Ending
 
 
@@ -83,7 +83,7 @@ def search(
         config: What; checked against the run that may be there.
         watch: Told of the study: first as it was found, then while the search goes on.
         make: Makes a worker in its process.
-        executor: WorkerId does the work; default this process, or processes of its own.
+        executor: Who does the work; default this process, or processes of its own.
         data: The data, where they have been loaded: workers need not look for them again.
 
     Raises:
@@ -111,7 +111,7 @@ def search(
             ending = work.carry_out()
         finally:
             work.session.save()
-            outcome = SearchResult(run, config, study)
+            outcome = RunResult(run, config, study)
             outcome.write()
         watch(study)
         return Ended(outcome, ending)
@@ -138,7 +138,7 @@ def join(
         data: Where the data are on this machine; default as the run was begun.
         watch: Told of the study while the work goes on.
         make: Makes a worker in its process.
-        executor: WorkerId does the work; default this process, or processes of its own.
+        executor: Who does the work; default this process, or processes of its own.
         allow_code: Whether the module of the space's callable may run here, if its hash
             agrees with that of the study.
 
@@ -173,7 +173,7 @@ def join(
             ending = work.carry_out()
         finally:
             work.session.save()
-        return Ended(SearchResult(run, config, study), ending)
+        return Ended(RunResult(run, config, study), ending)
 
 
 def _told(make: MakeWorker, executor: MakeExecutor | None, data: DataSet | None) -> MakeWorker:
@@ -229,7 +229,7 @@ class _Work:
 
     def _complete(self) -> bool:
         limit = limit_of(self.study, self.config)
-        outcome = SearchResult(self.run, self.config, self.study)
+        outcome = RunResult(self.run, self.config, self.study)
         enough = outcome.exhausted or (limit is not None and len(standing(self.study)) >= limit)
         return self.deadline is None or (enough and not to_confirm(outcome))
 
@@ -283,7 +283,7 @@ def _interruptible(event: Any) -> Iterator[None]:
 
 def load(
     path: Path | str | None = None, storage: str | None = None, study: str | None = None
-) -> SearchResult:
+) -> RunResult:
     """What a run found, from its directory, or from a storage and the study's name.
 
     Raises:
@@ -293,7 +293,7 @@ def load(
     with reported(run.label):
         found = run.study() if not run.has_folder else None
         config = run.config() if found is None else config_of(found)
-        outcome = SearchResult(run, config, run.study() if found is None else found)
+        outcome = RunResult(run, config, run.study() if found is None else found)
         records.check(run.label, outcome.study.user_attrs, outcome.trials)
         return outcome
 

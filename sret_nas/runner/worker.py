@@ -27,7 +27,7 @@ from sret_nas.runner.comparison import Comparer, Rival
 from sret_nas.runner.confirmation import Confirmations, confirming_s, to_confirm
 from sret_nas.runner.feasibility import Feasibility, published
 from sret_nas.runner.pruning import RungResult, should_continue
-from sret_nas.runner.result import SearchResult
+from sret_nas.runner.result import RunResult
 from sret_nas.runner.sampling import UNFIT, FilteredSampler, SpaceExhausted
 from sret_nas.runner.slots import Slot
 from sret_nas.space import Clock, SearchSpace, store
@@ -209,7 +209,7 @@ class Worker:
     def _wanted(self) -> bool:
         """Whether there is a candidate to try; closes those of workers that are no more."""
         if self.until is not None:
-            needed_s = confirming_s(SearchResult(self.run, self.config, self.study))
+            needed_s = confirming_s(RunResult(self.run, self.config, self.study))
             self._reserve_s = min(needed_s, (self.config.timeout_s or 0.0) / 2)
             if self._late():
                 return False
@@ -485,7 +485,7 @@ class Worker:
         with reported(self.run.label), self.heartbeat:
             pause, alone = pauses(), True
             while not (self.stop() or self._left):
-                wanted = to_confirm(SearchResult(self.run, self.config, self.study))
+                wanted = to_confirm(RunResult(self.run, self.config, self.study))
                 if not wanted:
                     return
                 free = self.confirmations.free(wanted)

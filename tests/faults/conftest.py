@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 from sret_nas import pareto
 from sret_nas.proxy import Proxy
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 from sret_nas.space import SearchSpace
 from sret_nas.study.config import RunConfig, versions
 from sret_nas.study.objectives import losses
@@ -256,7 +256,7 @@ class Farm:
         found = [json.loads(line) for line in lines]
         return Counter((arch, seed) for kind, arch, seed in found if kind == what)
 
-    def end(self, killed: int = 0) -> SearchResult:
+    def end(self, killed: int = 0) -> RunResult:
         """Wait for all, and check what must hold after any fault.
 
         Args:
@@ -269,7 +269,7 @@ class Farm:
         assert set(codes) <= {0, None}, [worker.stderr.read_text() for worker in self.workers]
         self._ours_alone()
         config = config_of(self.study)
-        outcome = SearchResult(self.run, config, self.study)
+        outcome = RunResult(self.run, config, self.study)
         assert not [t for t in outcome.trials if t.state == TrialState.RUNNING]
 
         good = standing(self.study)
@@ -304,7 +304,7 @@ class Farm:
             for line in text.splitlines():
                 assert line.startswith(OURS), text
 
-    def _front(self, outcome: SearchResult) -> None:
+    def _front(self, outcome: RunResult) -> None:
         """The front is that of the trials, by the definition."""
         goals = outcome.config.goals
         done = [t for t in outcome.trials if t.state == TrialState.COMPLETE]

@@ -302,6 +302,13 @@ def test_initialisation_is_as_published() -> None:
             assert torch.equal(parameter, torch.ones_like(parameter))
 
 
+def test_no_position_begins_far_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A uniform draw in float32 can be exactly -1, whose normal value is minus infinity."""
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low=0, *_, **__: self.fill_(low))
+    model = create_model(SMALL)
+    assert model.pos_embed.abs().max() <= 6 * 0.02 + 1e-6
+
+
 @pytest.mark.cuda
 def test_cuda_agrees_with_the_cpu() -> None:
     model = create_model(SMALL).eval()

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sret_nas.cost import cost
 from sret_nas.proxy import choose
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 from sret_nas.runner.constraints import KEY
 from sret_nas.space import SearchSpace
 from sret_nas.study.config import RunConfig
@@ -90,7 +90,7 @@ class Runs:
         confirmed: bool = False,
         stored: bool = False,
         **changes: Any,
-    ) -> SearchResult:
+    ) -> RunResult:
         """A run; in memory, or ``stored`` in its own database."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         run = RunDir(self.folder / "run")
@@ -99,10 +99,10 @@ class Runs:
             directions = [goal.direction for goal in made.goals]
             study = run.study(create=made) if stored else optuna.create_study(directions=directions)
         study.add_trials(self.trials(number, states, goals=made.objectives))
-        found = SearchResult(run, made, study)
+        found = RunResult(run, made, study)
         if confirmed:
             self.confirm(found)
-            found = SearchResult(run, made, study)
+            found = RunResult(run, made, study)
         return found
 
     @staticmethod
@@ -110,7 +110,7 @@ class Runs:
         """Mostly trained to the end, some stopped, few failed."""
         return FAIL if i % 12 == 11 else PRUNED if i % 3 == 2 else COMPLETE
 
-    def confirm(self, found: SearchResult) -> None:
+    def confirm(self, found: RunResult) -> None:
         for member in found.front:
             for seed in (1, 2):
                 loss = float(member.metrics["val_loss"] or 0) + 0.01 * seed
@@ -130,7 +130,7 @@ def runs(tmp_path: Path) -> Runs:
 
 
 @pytest.fixture(scope="session")
-def usual(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+def usual(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """36 candidates, the front confirmed."""
     made = Runs(tmp_path_factory.mktemp("usual"))
     return made.outcome(36, made.mixed, confirmed=True)

@@ -19,7 +19,7 @@ from sret_nas.errors import SretNasError
 from sret_nas.report import charts, notes, plots, words
 from sret_nas.report.known import Reference
 from sret_nas.report.page import command, page
-from sret_nas.runner import SearchResult, load
+from sret_nas.runner import RunResult, load
 from sret_nas.study.objectives import TITLES
 from sret_nas.study.rundir import RunDir
 
@@ -53,11 +53,11 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def usual_page(usual: SearchResult) -> tuple[SearchResult, str]:
+def usual_page(usual: RunResult) -> tuple[RunResult, str]:
     return usual, page(usual)
 
 
-def test_the_answer_comes_first(usual_page: tuple[SearchResult, str]) -> None:
+def test_the_answer_comes_first(usual_page: tuple[RunResult, str]) -> None:
     found, text = usual_page
     best = found.recommended()
     assert best is not None
@@ -75,7 +75,7 @@ def test_the_answer_comes_first(usual_page: tuple[SearchResult, str]) -> None:
     assert "sret_nas.create_model(arch)" in answer
 
 
-def test_every_part_is_there(usual_page: tuple[SearchResult, str]) -> None:
+def test_every_part_is_there(usual_page: tuple[RunResult, str]) -> None:
     found, text = usual_page
     shown = Page(text).text
     for told in (
@@ -95,7 +95,7 @@ def _yaml(text: str, trial: int) -> str:
     return match[1]
 
 
-def test_charts_hold_the_front_with_its_spread(usual_page: tuple[SearchResult, str]) -> None:
+def test_charts_hold_the_front_with_its_spread(usual_page: tuple[RunResult, str]) -> None:
     found, text = usual_page
     match = re.search(r"const figures = (.*);\n", text)
     assert match
@@ -110,7 +110,7 @@ def test_charts_hold_the_front_with_its_spread(usual_page: tuple[SearchResult, s
     assert shares[-1] == pytest.approx(1)
 
 
-def test_nothing_is_loaded_from_anywhere(usual_page: tuple[SearchResult, str]) -> None:
+def test_nothing_is_loaded_from_anywhere(usual_page: tuple[RunResult, str]) -> None:
     tags = Page(usual_page[1]).tags
     assert not [tag for tag, _ in tags if tag in ("link", "iframe", "img", "object", "base")]
     for _, attributes in tags:
@@ -204,7 +204,7 @@ def test_accuracy_has_its_spread_too(runs: Any) -> None:
     for seed, accuracy in ((1, 0.44), (2, 0.56)):
         result = {"val_loss": 1.0, "val_accuracy": accuracy, "test_accuracy": None}
         made.study.set_user_attr(f"confirmed:{best.trial}:{seed}", result)
-    made = SearchResult(made.run, made.config, made.study)
+    made = RunResult(made.run, made.config, made.study)
     assert charts.spreads(made, "val_accuracy")[best.trial] == pytest.approx(0.06)
     assert "50.0 ± 6.0 %" in Page(page(made)).text
 
@@ -214,12 +214,12 @@ def test_a_latency_beside_its_bound(runs: Any, taken: float, said: str) -> None:
     made = runs.outcome(6, budget=("2ms",))
     for trial in made.trials:
         trial.user_attrs["metrics"]["latency_ms"] = taken  # of the storage in memory itself
-    text = Page(page(SearchResult(made.run, made.config, made.study))).text
+    text = Page(page(RunResult(made.run, made.config, made.study))).text
     assert said in text
     assert ("exceeds the budget" in text) == (taken > 2)
 
 
-def test_hypervolume_goes_over_the_time_of_training(usual: SearchResult) -> None:
+def test_hypervolume_goes_over_the_time_of_training(usual: RunResult) -> None:
     figure = charts.hypervolume(usual)
     assert figure is not None
     (line,) = figure["data"]
@@ -260,7 +260,7 @@ def test_stopped_ones_far_off_stand_at_the_edge(runs: Any, quality: str) -> None
 
 
 @pytest.mark.parametrize(("macs", "near"), [(1e6, True), (1e9, False)])
-def test_known_models_stand_below_where_near(usual: SearchResult, macs: float, near: bool) -> None:
+def test_known_models_stand_below_where_near(usual: RunResult, macs: float, near: bool) -> None:
     (chart,) = charts.front(usual, [Reference("known", macs, 5e3, "a card")])
     assert ("timm, cost only" in {trace["name"] for trace in chart["data"]}) == near
     assert ("yaxis2" in chart["layout"]) == near

@@ -22,13 +22,13 @@ from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError
 from sret_nas.report import notes, publish
 from sret_nas.report.publish import Publisher, Upkeep
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 
 
 class Api:
     """The dashboard of a study, without a server."""
 
-    def __init__(self, outcome: SearchResult, folder: Path) -> None:
+    def __init__(self, outcome: RunResult, folder: Path) -> None:
         store = FileSystemArtifactStore(str(folder))
         self.app = optuna_dashboard.wsgi(outcome.study._storage, artifact_store=store)
         self.id = outcome.study._study_id
@@ -66,10 +66,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "artifacts"
 
 
-Shown = tuple[SearchResult, dict[str, Any], Api]
+Shown = tuple[RunResult, dict[str, Any], Api]
 
 
-def publish_all(outcome: SearchResult, folder: Path) -> Shown:
+def publish_all(outcome: RunResult, folder: Path) -> Shown:
     assert Publisher(folder)(outcome, final=True)
     api = Api(outcome, folder)
     return outcome, api.study(), api
@@ -205,7 +205,7 @@ def test_what_comes_later_is_added(runs: Any, folder: Path, writes: list[str]) -
     publisher(outcome)
     runs.confirm(outcome)
     outcome.study.add_trials(runs.trials(2, first=6))
-    later = SearchResult(outcome.run, outcome.config, outcome.study)
+    later = RunResult(outcome.run, outcome.config, outcome.study)
     writes.clear()
     publisher(later)
     touched = {key.split(":")[1] for key in writes if ":note_ver" in key}
@@ -220,7 +220,7 @@ def test_what_comes_later_is_added(runs: Any, folder: Path, writes: list[str]) -
 def test_a_running_trial_waits(runs: Any, folder: Path) -> None:
     outcome = runs.outcome(3)
     outcome.study.ask()
-    Publisher(folder)(SearchResult(outcome.run, outcome.config, outcome.study))
+    Publisher(folder)(RunResult(outcome.run, outcome.config, outcome.study))
     trials = Api(outcome, folder).study()["trials"]
     assert [len(trial["artifacts"]) for trial in trials] == [3, 3, 3, 0]
 
@@ -259,7 +259,7 @@ def test_plots_are_rewritten_rarely(runs: Any, folder: Path, writes: list[str]) 
         for trial in runs.trials(60):
             outcome.study.add_trial(trial)
             writes.clear()
-            publisher(SearchResult(outcome.run, outcome.config, outcome.study))
+            publisher(RunResult(outcome.run, outcome.config, outcome.study))
             rewritten += any("plot_data" in key for key in writes)
     assert 5 <= rewritten <= 18
     assert len(writes) < 40
@@ -270,7 +270,7 @@ def test_plots_follow_when_all_is_quiet(runs: Any, folder: Path) -> None:
     publisher = Publisher(folder)
     publisher(outcome)
     runs.confirm(outcome)
-    later = SearchResult(outcome.run, outcome.config, outcome.study)
+    later = RunResult(outcome.run, outcome.config, outcome.study)
     before = Api(later, folder).study()["plotly_graph_objects"]
     publisher(later)
     assert Api(later, folder).study()["plotly_graph_objects"] == before

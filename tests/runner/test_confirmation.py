@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sret_nas.arch import Architecture
-from sret_nas.runner import SearchResult, listing
+from sret_nas.runner import RunResult, listing
 from sret_nas.runner.confirmation import PREFIX, confirming_s, to_confirm
 from sret_nas.study.heartbeat import WorkerId
 from sret_nas.study.rundir import CONFIG
@@ -29,8 +29,8 @@ def searched(lab: Lab) -> Any:
     return worker
 
 
-def outcome(worker: Any) -> SearchResult:
-    return SearchResult(worker.run, worker.config, worker.study)
+def outcome(worker: Any) -> RunResult:
+    return RunResult(worker.run, worker.config, worker.study)
 
 
 def claims(worker: Any) -> dict[str, Any]:

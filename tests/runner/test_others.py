@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from sret_nas.errors import ConfigError, SretNasError
-from sret_nas.runner import SearchResult, load
+from sret_nas.runner import RunResult, load
 from sret_nas.study.address import Address
 from sret_nas.study.rundir import RunDir
 from sret_nas.study.storage import CONNECT, left_out, open_storage
@@ -112,7 +112,7 @@ def test_enqueued_trials_are_run_and_unfit_ones_refused(
 def test_results_whose_study_is_gone_are_not_overwritten(lab: Any) -> None:
     run, config, study = begun(lab)
     lab.worker(config, study).search()
-    SearchResult(run, config, study).write()
+    RunResult(run, config, study).write()
     optuna.delete_study(study_name=study.study_name, storage=study._storage)
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"no study|not made") as caught:

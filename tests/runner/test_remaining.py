@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from sret_nas.cli.view import View
 
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 from sret_nas.runner.remaining import candidates_left, remaining_s, work_s
 
 from .test_outcome import Made
@@ -21,7 +21,7 @@ EACH_S = 4.75
 """Two epochs of 2 s, with what ``Made`` has for sampling and latency."""
 
 
-def run(lab: Lab, number: int, **changes: Any) -> SearchResult:
+def run(lab: Lab, number: int, **changes: Any) -> RunResult:
     made = Made(lab, **changes)
     for k in range(number):
         made.add(k, [2.0, 2.0 - k / 10])

@@ -18,7 +18,7 @@ from sret_nas.cli.view import Lines, View
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 from sret_nas.runner.order import kendall
 from sret_nas.space import SearchSpace
 from sret_nas.study.rundir import RunDir
@@ -79,8 +79,8 @@ class Made:
         self.study.set_user_attr(f"confirmed:{number}:{seed}", found)
 
     @property
-    def outcome(self) -> SearchResult:
-        return SearchResult(self.run, self.config, self.study)
+    def outcome(self) -> RunResult:
+        return RunResult(self.run, self.config, self.study)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from sret_nas.cli.scatter import scatter
 
 from sret_nas import zoo
 from sret_nas.cost import cost
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 from sret_nas.study.objectives import format_metric
 from sret_nas.study.rundir import RunDir
 
@@ -64,7 +64,7 @@ def run(lab: Lab, tmp_path: Path) -> RunDir:
                 state=TrialState.COMPLETE, values=[loss, found.macs], user_attrs=attributes
             )
         )
-    for member in SearchResult(run, config, study).front:
+    for member in RunResult(run, config, study).front:
         for seed in (1, 2):
             loss = (member.metrics["val_loss"] or 0) + 0.01 * seed
             result = {"val_loss": loss, "val_accuracy": 0.8, "test_accuracy": 0.79 + 0.01 * seed}
@@ -73,16 +73,16 @@ def run(lab: Lab, tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture
-def outcome(run: RunDir) -> SearchResult:
-    return SearchResult(run, run.config(), run.study())
+def outcome(run: RunDir) -> RunResult:
+    return RunResult(run, run.config(), run.study())
 
 
-def test_the_golden_picture(outcome: SearchResult) -> None:
+def test_the_golden_picture(outcome: RunResult) -> None:
     assert scatter(outcome, 80) + "\n" == (GOLDEN / "scatter.txt").read_text()
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
-def test_it_holds_in_its_width_and_loses_no_point(outcome: SearchResult, width: int) -> None:
+def test_it_holds_in_its_width_and_loses_no_point(outcome: RunResult, width: int) -> None:
     picture = scatter(outcome, width).splitlines()
     assert max(map(len, picture)) <= width
     canvas = "\n".join(line.partition("|")[2] for line in picture)
@@ -91,20 +91,20 @@ def test_it_holds_in_its_width_and_loses_no_point(outcome: SearchResult, width: 
         assert [canvas.count(mark) for mark in "●◆◇·"] == [2, 1, 3, 1]
 
 
-def test_ascii_has_the_same_picture(outcome: SearchResult) -> None:
+def test_ascii_has_the_same_picture(outcome: RunResult) -> None:
     picture = scatter(outcome, 80, ascii_only=True)
     assert picture.isascii()
     signs = str.maketrans("●◆◇·", "oPp.")
     assert picture == scatter(outcome, 80).translate(signs)
 
 
-def test_what_is_published_is_named_with_its_cost(outcome: SearchResult) -> None:
+def test_what_is_published_is_named_with_its_cost(outcome: RunResult) -> None:
     below = scatter(outcome, 80).splitlines()[-2:]
     assert "◇ sret_t 1.11G" in below[0] + below[1]
     assert "◆ sret_s 4.17G" in below[0] + below[1]
 
 
-def test_accuracy_and_another_cost(outcome: SearchResult) -> None:
+def test_accuracy_and_another_cost(outcome: RunResult) -> None:
     outcome.config = outcome.config.model_copy(
         update={"objectives": ("val_accuracy", "params"), "seed": 4}
     )
@@ -115,7 +115,7 @@ def test_accuracy_and_another_cost(outcome: SearchResult) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
-def test_few_points_take_few_lines(outcome: SearchResult, number: int) -> None:
+def test_few_points_take_few_lines(outcome: RunResult, number: int) -> None:
     outcome.trials = outcome.trials[:number]
     picture = scatter(outcome, 80)
     assert (picture == "") == (number < 3)
@@ -132,7 +132,7 @@ def test_a_picture_that_was_asked_for_and_is_none_is_said(
     assert "no picture: fewer than 3 candidates" in cli("pareto", empty.path, "--plot").err
 
 
-def test_every_cost_that_is_sought_has_its_picture(outcome: SearchResult) -> None:
+def test_every_cost_that_is_sought_has_its_picture(outcome: RunResult) -> None:
     outcome.config = outcome.config.model_copy(
         update={"objectives": ("val_loss", "params", "peak_bytes")}
     )
@@ -156,7 +156,7 @@ def test_no_objective_is_dropped(
     goals = (quality, "params", "peak_bytes", "macs")
     config = run.config().model_copy(update={"objectives": goals})
     config.save(run.config_file)
-    best = SearchResult(run, config, run.study()).rows()[-1]
+    best = RunResult(run, config, run.study()).rows()[-1]
     monkeypatch.setenv("COLUMNS", str(width))
     result = cli("pareto", run.path, "--no-plot")
     assert max(map(len, result.out.splitlines())) <= width

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 from sret_nas.study import session
 from sret_nas.study.heartbeat import me
 from sret_nas.study.rundir import RunDir
@@ -26,7 +26,7 @@ def test_a_killed_session_keeps_its_time(lab: Lab, every_time: None) -> None:
     first = Session(study, me(), 2, "cpu")
     first.start -= 100
     first.beat()  # and then a kill
-    found = SearchResult(RunDir(lab.folder), config, study)
+    found = RunResult(RunDir(lab.folder), config, study)
     assert found.seconds()["total"] == pytest.approx(100, abs=5)
     assert found.seconds()["workers"] == pytest.approx(200, abs=10)
     (machine,) = found.machines()

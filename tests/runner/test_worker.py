@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import ArchitectureError, SretNasError, UsageError
-from sret_nas.runner import SearchResult
+from sret_nas.runner import RunResult
 from sret_nas.runner.comparison import Comparer
 from sret_nas.runner.constraints import KEY
 from sret_nas.space import Timing
@@ -329,7 +329,7 @@ def test_a_trial_has_one_latency_measured_before_it_is_told(
     complete_ones = [t.number for t in worker.study.trials if t.state == TrialState.COMPLETE]
     assert beside[0] == set() and all(str(complete_ones[0]) in names for names in beside[1:])
     assert capsys.readouterr().err.count("latency: spread too wide") == len(complete_ones)
-    for member in SearchResult(worker.run, worker.config, worker.study).front:
+    for member in RunResult(worker.run, worker.config, worker.study).front:
         assert member.metrics["latency_ms"] == worker.study.trials[member.trial].values[1]
 
 
@@ -382,5 +382,5 @@ def test_what_was_handed_back_is_not_counted_as_done_here(lab: Lab) -> None:
     study._storage.set_trial_system_attr(lost._trial_id, "owner", worker.who.to_dict())
     lost.set_user_attr("interrupted", "stopped")
     study.tell(lost, state=TrialState.FAIL)
-    outcome = SearchResult(worker.run, worker.config, study)
+    outcome = RunResult(worker.run, worker.config, study)
     assert _sum(outcome, worker.who.team).startswith("4 candidates here; ")
