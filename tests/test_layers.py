@@ -1,8 +1,10 @@
-"""The house: imports only flow upward, and everything in it is installed."""
+"""The house: imports flow upward and never in a circle, and everything in it is installed."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -11,34 +13,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sret_nas"
 
-LAYERS = [  # each may import only from those before it
-    "errors",
-    "files",
-    "units",
-    "arch",
-    "zoo",
-    "model",
-    "cost",
-    "counters",
-    "gpus",
-    "device",
-    "graphs",
-    "latency",
-    "profile",
-    "space",
-    "data",
-    "proxy",
-    "training",
-    "evaluate",
-    "pareto",
-    "samplers",
-    "study",
-    "runner",
-    "report",
-    "doctor",
-    "api",
-    "cli",
-]
+PICTURE = re.search(
+    r"```\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.DOTALL
+)
+assert PICTURE is not None
+LAYERS = [re.split(r"\.py|/", line)[0] for line in PICTURE[1].splitlines()]
+"""Rooms, as docs/architecture.md draws them: each may import only from those before it."""
 
 
 def sources() -> list[tuple[str, Path]]:
@@ -51,31 +31,79 @@ def sources() -> list[tuple[str, Path]]:
     return own + [("cli", path) for path in sorted((ROOT / "cli").glob("*.py"))]
 
 
-def imported_layers(path: Path) -> set[str]:
-    """Layers that a file imports, at its top or inside a function."""
-    found = set()
+def module(path: Path) -> str:
+    """The name that a file is imported by; those of the command line have one of their own."""
+    base = ROOT if path.is_relative_to(ROOT / "cli") else PACKAGE
+    return ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module(path): path for _, path in sources()}
+
+
+def imported(path: Path) -> set[str]:
+    """Files that a file imports: at its top, inside a function, or for its types alone."""
+    own, found = module(path), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            module = node.module or ""
-            names = [f"{module}.{alias.name}" for alias in node.names] + [module]
+        elif isinstance(node, ast.ImportFrom):
+            parent = node.module or ""
+            if node.level:  # the command line's siblings
+                parent = ".".join(filter(None, ("sret_nas.cli", parent)))
+            names = [f"{parent}.{alias.name}" for alias in node.names] + [parent]
         for name in names:
-            parts = name.split(".")
-            if parts[0] == "sret_nas" and len(parts) > 1 and parts[1] in LAYERS:
-                found.add(parts[1])
+            inside = name.removeprefix("sret_nas.")
+            if inside != name and inside in MODULES and inside != own:
+                found.add(inside)
     return found
 
 
-def test_every_file_has_its_place() -> None:
-    assert {layer for layer, _ in sources()} <= set(LAYERS)
+GRAPH = {name: imported(path) for name, path in MODULES.items()}
+
+
+def circles() -> list[list[str]]:
+    """Files that import each other, directly or not."""
+    sorter = graphlib.TopologicalSorter(
+        {
+            name: {one for one in found if not name.startswith(f"{one}.")}
+            for name, found in GRAPH.items()
+        }
+    )
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        return [list(map(str, error.args[1]))]
+    return []
+
+
+def test_every_file_has_its_place_and_every_place_its_file() -> None:
+    assert {layer for layer, _ in sources()} == set(LAYERS)
+
+
+def test_the_picture_names_what_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = {name for name in re.findall(r"`([\w/]+\.py)`", text) if "/" in name}
+    missing = {
+        name for name in files if not (PACKAGE / name).exists() and not (ROOT / name).exists()
+    }
+    assert len(files) > 10 and not missing
 
 
 @pytest.mark.parametrize(("layer", "path"), sources(), ids=lambda v: getattr(v, "name", v))
 def test_imports_flow_upward(layer: str, path: Path) -> None:
     allowed = set(LAYERS[: LAYERS.index(layer) + 1])
-    assert imported_layers(path) <= allowed
+    assert {name.split(".")[0] for name in GRAPH[module(path)]} <= allowed
+
+
+def test_no_file_imports_what_imports_it() -> None:
+    assert circles() == []
+
+
+def test_a_circle_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GRAPH, "space.dimensions", GRAPH["space.dimensions"] | {"space.space"})
+    (circle,) = circles()
+    assert {"space.dimensions", "space.space"} <= set(circle)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda path: path.name)
