@@ -90,6 +90,11 @@ def test_the_picture_names_what_is_there() -> None:
     assert len(files) > 10 and not missing
 
 
+def test_the_samplers_stand_alone() -> None:
+    found = set().union(*(GRAPH[name] for name in GRAPH if name.split(".")[0] == "samplers"))
+    assert {name for name in found if name.split(".")[0] != "samplers"} == {"pareto"}
+
+
 @pytest.mark.parametrize(("layer", "path"), sources(), ids=lambda v: getattr(v, "name", v))
 def test_imports_flow_upward(layer: str, path: Path) -> None:
     allowed = set(LAYERS[: LAYERS.index(layer) + 1])
