@@ -149,7 +149,7 @@ class Finished:
             "metrics": metrics,
             **metrics,
             "depth": arch.depth,
-            "turned_down": {"over budget": 3},
+            "rejected": {"over budget": 3},
             "seconds": {"sampling": 0.4, "latency": 0.0},
             "curve": curve,
         }

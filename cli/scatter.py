@@ -121,10 +121,12 @@ def _picture(
 
 
 def _points(outcome: RunResult, cost: str, quality: str, marks: Marks) -> Iterator[_Point]:
+    from sret_nas.study.records import record
+
     front = {member.trial for member in outcome.front}
     names = {arch.id: name for name, arch in reversed(zoo.PUBLISHED.items())}
     for trial in outcome.complete():
-        metrics, name = trial.user_attrs["metrics"], names.get(trial.user_attrs["id"])
+        metrics, name = record(trial).metrics, names.get(record(trial).id)
         if trial.number in front:
             mark = marks.both if name else marks.front
         else:

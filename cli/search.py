@@ -204,9 +204,9 @@ def _finish(outcome: SearchResult, form: Format) -> None:
         note(f"  failed: {number} × {reason}")
     if outcome.exhausted:
         note("everything in the space that can be tried has been")
-    turned_down = outcome.turned_down()
-    if turned_down:
-        words = ", ".join(f"{number} {reason}" for reason, number in turned_down.items())
+    rejected = outcome.rejected()
+    if rejected:
+        words = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
         note(f"proposals turned down untrained: {words}")
     saving = outcome.saving()
     if saving is not None:

@@ -42,15 +42,16 @@ class Lines:
     def __init__(self, goals: Sequence[Objective], team: str | None = None) -> None:
         self.goals, self.team = goals, team
         self.told: set[int] | None = None
-        self.confirmed: set[str] = set()
+        self.confirmed: set[tuple[int, int]] = set()
 
     def __call__(self, study: optuna.Study) -> None:
         """Tell what has changed."""
         from sret_nas.study.objectives import format_metric, quality
+        from sret_nas.study.records import confirmations
         from sret_nas.study.trials import owner
 
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-        confirmed = {k: v for k, v in study.user_attrs.items() if k.startswith("confirmed:")}
+        confirmed = {(n, seed): value for n, seed, value in confirmations(study.user_attrs)}
         if self.told is None:  # what a run that goes on has already told
             self.told, self.confirmed = {t.number for t in finished}, set(confirmed)
         for trial in finished:
@@ -59,18 +60,19 @@ class Lines:
                 who = owner(trial)
                 if self.team is None or (who is not None and who.team == self.team):
                     _tell(trial, self.goals)
-        for key, value in confirmed.items():
-            if key not in self.confirmed:
-                self.confirmed.add(key)
-                _, number, seed = key.split(":")
+        for (number, seed), value in confirmed.items():
+            if (number, seed) not in self.confirmed:
+                self.confirmed.add((number, seed))
                 name = quality(self.goals).name
                 found = value.get("reason") or f"{name} {format_metric(name, value[name])}"
                 note(f"trial {number} confirmed with seed {seed}: {found}")
 
 
 def _tell(trial: FrozenTrial, goals: Sequence[Objective]) -> None:
+    from sret_nas.study.records import record
+
     untold = ("taken", "surplus", "exhausted")
-    if "id" in trial.user_attrs and trial.user_attrs.get("interrupted") not in untold:
+    if record(trial).id and record(trial).interrupted not in untold:
         note(_line(trial, goals))
 
 
@@ -105,6 +107,7 @@ class View:
     def _picture(self, outcome: RunResult) -> RenderableType:
         from sret_nas.runner.remaining import remaining_s
         from sret_nas.study.objectives import quality
+        from sret_nas.study.records import confirmations
 
         counts, elapsed = outcome.counts(), time.monotonic() - self.start
         finished = sum(counts.values())
@@ -122,7 +125,7 @@ class View:
         running = [trial for trial in outcome.trials if not trial.state.is_finished()]
         parts += [Text(f"running {_running(trial, epochs, name)}") for trial in running]
         parts.append(_front(outcome, self.width))
-        confirmed = sum(key.startswith("confirmed:") for key in outcome.study.user_attrs)
+        confirmed = len(list(confirmations(outcome.study.user_attrs)))
         if confirmed:
             wanted = len(outcome.front) * (self.config.proxy.seeds - 1)
             parts.append(Text(f"confirming the front: {confirmed} of {wanted} trainings"))
@@ -152,8 +155,9 @@ def duration(seconds: float) -> str:
 
 
 def _running(trial: FrozenTrial, epochs: int, quality: str) -> str:
-    curve = trial.user_attrs.get("curve", [])
-    arch_id = trial.user_attrs.get("id", "")
+    from sret_nas.study.records import record
+
+    curve, arch_id = record(trial).curve, record(trial).id
     reached = sparkline([epoch[quality] for epoch in curve])
     return f"{trial.number:4d} {arch_id}  epoch {len(curve)}/{epochs}  {reached}"
 
@@ -177,23 +181,21 @@ def sparkline(values: list[float]) -> str:
 
 def _line(trial: FrozenTrial, goals: Sequence[Objective]) -> str:
     from sret_nas.study.objectives import costs, format_metric
+    from sret_nas.study.records import record
 
-    attributes = trial.user_attrs
-    state = trial.state.name.lower()
-    if attributes.get("interrupted"):
+    found, state = record(trial), trial.state.name.lower()
+    if found.interrupted:
         return f"trial {trial.number} interrupted: its architecture is tried again"
-    metrics = attributes.get("metrics", {})
+    metrics = found.metrics
     words = [f"trial {trial.number} {'stopped' if state == 'pruned' else state}"]
     trained = [name for name in ("val_loss", "val_accuracy") if name in metrics]
     words += [f"{name} {format_metric(name, metrics[name])}" for name in trained]
     known = dict.fromkeys([*costs(goals), "macs", "params"])
     words += [format_metric(name, metrics[name]) for name in known if metrics.get(name) is not None]
-    curve = attributes.get("curve", [])
-    words.append(
-        f"{len(curve)} epoch{'s' * (len(curve) != 1)} in {sum(e['seconds'] for e in curve):.1f} s"
-    )
-    if "reason" in attributes:
-        words.append(f"{attributes['reason']}: {attributes.get('error', '')}")
+    epochs = len(found.curve)
+    words.append(f"{epochs} epoch{'s' * (epochs != 1)} in {found.training_s:.1f} s")
+    if found.reason is not None:
+        words.append(f"{found.reason}: {found.error}")
     return ", ".join(words)
 
 

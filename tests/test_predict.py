@@ -16,6 +16,7 @@ from sret_nas.arch import Architecture, Stage, divisors
 from sret_nas.cost import cost
 from sret_nas.device import Fingerprint, fingerprint
 from sret_nas.errors import ArchitectureError, ConfigError, SretNasError, UsageError
+from sret_nas.latency import measurement
 
 CPU = Fingerprint("cpu", "X", 2, 1, "2.11")
 GPU = Fingerprint("cuda:0", "X", 16, 8, "2.11", driver="610.1")
@@ -373,7 +374,7 @@ def test_a_file_that_is_no_predictor_is_refused(text: str, tmp_path: Path) -> No
     assert str(caught.value.hint).startswith("sret-nas calibrate")
 
 
-Results = dict[latency.Key, latency.Latency | SretNasError]
+Results = dict[measurement.Key, latency.Latency | SretNasError]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sret_nas.report.known import Reference
 from sret_nas.runner import Member, RunResult
 from sret_nas.study.objectives import TITLES
+from sret_nas.study.records import confirmations, record
 from sret_nas.units import format_quantity
 
 FRONT, OTHER, STOPPED, KNOWN = "#2f6fde", "#8c95a4", "#b9a16b", "#d9480f"
@@ -44,7 +45,7 @@ def _front(outcome: RunResult, quality: str, cost: str, references: Sequence[Ref
             for t in outcome.trials
             if t.state == state
             and t.number not in on_front
-            and t.user_attrs["metrics"].get(cost) is not None
+            and record(t).metrics.get(cost) is not None
         ]
         if trials:
             line = {"width": 1.5, "color": colour} if state == TrialState.PRUNED else {"width": 0}
@@ -146,14 +147,14 @@ def _focus(traces: Sequence[Figure], axis: Figure, better: int) -> None:
 def _published(outcome: RunResult, quality: str, cost: str, known: dict[str, str]) -> list[Figure]:
     """A ring with a name around every published model that was trained here."""
     confirmed = {member.trial: member for member in outcome.front}
-    found = [t for t in outcome.complete() if t.user_attrs["id"] in known]
-    trials = sorted(found, key=lambda t: float(t.user_attrs["metrics"][cost]))
+    found = [t for t in outcome.complete() if record(t).id in known]
+    trials = sorted(found, key=lambda t: float(record(t).metrics[cost]))
     if not trials:
         return []
     values = [
         _quality(confirmed[t.number], quality)
         if t.number in confirmed
-        else t.user_attrs["metrics"][quality]
+        else record(t).metrics[quality]
         for t in trials
     ]
     return [
@@ -162,9 +163,9 @@ def _published(outcome: RunResult, quality: str, cost: str, known: dict[str, str
             "name": "published SReT, trained here",
             "mode": "markers+text",
             "marker": {"symbol": "circle-open", "size": 16, "color": KNOWN, "line": {"width": 2}},
-            "x": [t.user_attrs["metrics"][cost] for t in trials],
+            "x": [record(t).metrics[cost] for t in trials],
             "y": [round(value, 5) for value in values],
-            "text": [known[t.user_attrs["id"]] for t in trials],
+            "text": [known[record(t).id] for t in trials],
             "textposition": [("top center", "bottom center")[i % 2] for i in range(len(trials))],
             "hoverinfo": "skip",
         }
@@ -204,7 +205,7 @@ def spreads(outcome: RunResult, name: str) -> dict[int, float]:
     known = outcome.study.user_attrs
     found = {}
     for member in outcome.front:
-        seeds = [v for k, v in known.items() if k.startswith(f"confirmed:{member.trial}:")]
+        seeds = [v for number, _, v in confirmations(known) if number == member.trial]
         values = [float(member.metrics[name] or 0.0), *(v[name] for v in seeds if name in v)]
         found[member.trial] = statistics.stdev(values) if len(values) > 1 else 0.0
     return found
@@ -213,7 +214,7 @@ def spreads(outcome: RunResult, name: str) -> dict[int, float]:
 def _points(
     trials: Sequence[FrozenTrial], quality: str, cost: str, name: str, known: dict[str, str]
 ) -> Figure:
-    metrics = [t.user_attrs["metrics"] for t in trials]
+    metrics = [record(t).metrics for t in trials]
     return {
         "type": "scatter",
         "name": name,
@@ -221,7 +222,7 @@ def _points(
         "x": [m[cost] for m in metrics],
         "y": [round(m[quality], 5) for m in metrics],
         "text": [
-            _told(t.number, m, known.get(t.user_attrs["id"]))
+            _told(t.number, m, known.get(record(t).id))
             for t, m in zip(trials, metrics, strict=True)
         ],
         "hovertemplate": "%{text}<extra></extra>",
@@ -281,7 +282,7 @@ def _spent(outcome: RunResult) -> dict[int, float]:
     ended = [(t.datetime_complete, t.number, t) for t in outcome.trials if t.datetime_complete]
     total, spent = 0.0, {}
     for _, number, trial in sorted(ended):
-        total += sum(epoch["seconds"] for epoch in trial.user_attrs.get("curve", []))
+        total += record(trial).training_s
         spent[number] = total
     return spent
 

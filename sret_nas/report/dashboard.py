@@ -22,6 +22,7 @@ from sret_nas.report.guard import Bound, Guard, OneStudy
 from sret_nas.report.looks import Styled
 from sret_nas.report.publish import Publisher
 from sret_nas.runner import RunResult
+from sret_nas.study.records import record
 from sret_nas.study.storage import with_all_trials
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def refuse_other(outcome: RunResult) -> None:
             hint,
         )
     for trial in outcome.complete():
-        if "architecture" not in trial.user_attrs:
+        if not record(trial).has_architecture:
             raise ConfigError(
                 f"{label}: trial {trial.number} of study '{study.study_name}' has no "
                 "architecture; it was not made by sret-nas search",

@@ -13,6 +13,7 @@ from sret_nas.report import words
 from sret_nas.report.known import published_name
 from sret_nas.runner import Confirmation, Member, RunResult
 from sret_nas.study.objectives import TITLES
+from sret_nas.study.records import record
 from sret_nas.units import Budget, format_count
 
 LAST_EPOCHS = 4
@@ -35,13 +36,13 @@ def of_trial(
         member: The same as a member of the front, where it is one.
         picture: Address of its drawing.
     """
-    arch = Architecture.load(trial.user_attrs["architecture"])
-    metrics = dict(member.metrics) if member else trial.user_attrs["metrics"]
+    arch = record(trial).architecture
+    metrics = dict(member.metrics) if member else record(trial).metrics
     parts = [
         _reached(trial, metrics, member.confirmation if member else None),
         _costs(arch, cost(arch), metrics, outcome.config.budgets),
         _stages(arch, cost(arch)),
-        _curve(trial.user_attrs.get("curve", [])),
+        _curve(record(trial).curve),
         f"`sret-nas profile RUN#{trial.number}` tells more, with the run's folder for RUN.",
         picture and f"![the architecture]({picture})",
     ]
@@ -75,16 +76,16 @@ def of_study(outcome: RunResult) -> str:
 
 
 def _reached(trial: FrozenTrial, metrics: dict[str, Any], seeds: Confirmation | None) -> str:
-    epochs = len(trial.user_attrs.get("curve", []))
+    epochs = len(record(trial).curve)
     first = f"**{STATES.get(trial.state, trial.state.name)}**"
     if trial.state == TrialState.FAIL:
-        why = trial.user_attrs.get("interrupted") or trial.user_attrs.get("reason", "unknown")
-        error = str(trial.user_attrs.get("error", ""))
+        why = record(trial).interrupted or record(trial).reason or "unknown"
+        error = str(record(trial).error)
         return f"{first}: {_text(why)}" + (f"\n\n```\n{error}\n```" if error else "")
     words = f"{first}, {_count(epochs, 'epoch')}: "
     words += f"validation loss {metrics['val_loss']:.4f}, accuracy {metrics['val_accuracy']:.1%}."
-    if "eager" in trial.user_attrs:
-        words += f"\n\nTrained without CUDA graphs: {_text(trial.user_attrs['eager'])}."
+    if record(trial).eager:
+        words += f"\n\nTrained without CUDA graphs: {_text(record(trial).eager)}."
     if seeds is not None:
         words += (
             f"\n\n**Confirmed** over {seeds.seeds} seeds: validation loss {seeds.val_loss:.4f} "

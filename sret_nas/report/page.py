@@ -20,6 +20,7 @@ from sret_nas.report import charts, words
 from sret_nas.report.draw import draw
 from sret_nas.report.known import published_name, references
 from sret_nas.runner import Member, RunResult
+from sret_nas.study.records import record
 from sret_nas.study.rundir import RunDir, reported
 from sret_nas.units import Budget, format_count, format_quantity
 
@@ -95,7 +96,7 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         "seconds": outcome.seconds(),
         "saving": outcome.saving(),
         "failures": outcome.failures(),
-        "turned_down": outcome.turned_down(),
+        "rejected": outcome.rejected(),
         "machines": outcome.machines(),
         "command": command(outcome),
         "plotly": Markup(plotly.offline.get_plotlyjs()),  # noqa: S704 (the library's own file)
@@ -187,7 +188,7 @@ def _member(outcome: RunResult, member: Member) -> dict[str, Any]:
         "id": member.id,
         "name": name,
         "drawing": Markup(draw(arch, f"trial {member.trial}", paper=False)),  # noqa: S704 (it escapes)
-        "curve": Markup(charts.curve(trial.user_attrs.get("curve", []))),  # noqa: S704 (likewise)
+        "curve": Markup(charts.curve(record(trial).curve)),  # noqa: S704 (likewise)
         "stages": found.by_stage,
         "macs": found.macs,
         "params": found.params,

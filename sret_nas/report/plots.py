@@ -15,6 +15,7 @@ from sret_nas.report.words import NAMES
 from sret_nas.runner import RunResult
 from sret_nas.study import objectives
 from sret_nas.study.objectives import TITLES
+from sret_nas.study.records import record
 
 MOST_BARS = 24
 MOST_POINTS = 6_000
@@ -42,8 +43,8 @@ def curves(outcome: RunResult) -> Figure:
     """The quality by epoch of every trial that was trained."""
     quality = objectives.quality(outcome.config.goals).name
     on_front = {member.trial for member in outcome.front}
-    trained = [trial for trial in outcome.trials if trial.user_attrs.get("curve")]
-    points = sum(len(trial.user_attrs["curve"]) for trial in trained)
+    trained = [trial for trial in outcome.trials if record(trial).curve]
+    points = sum(len(record(trial).curve) for trial in trained)
     step = -(-points // MOST_POINTS) or 1
     stopped = [t for t in trained if t.state == TrialState.PRUNED]
     front = [t for t in trained if t.number in on_front]
@@ -65,7 +66,7 @@ def curves(outcome: RunResult) -> Figure:
 
 
 def _longest(trials: Sequence[FrozenTrial]) -> int:
-    return max((len(trial.user_attrs["curve"]) for trial in trials), default=0)
+    return max((len(record(trial).curve) for trial in trials), default=0)
 
 
 def _lines(
@@ -76,10 +77,10 @@ def _lines(
     y: list[float | None] = []
     numbers: list[int | None] = []
     for trial in trials:
-        curve = trial.user_attrs["curve"]
+        curve = record(trial).curve
         for epoch in [*curve[-1::-step][::-1], None]:  # the last value always stays
-            x.append(epoch and epoch["epoch"])
-            y.append(epoch and round(epoch[quality], 4))
+            x.append(None if epoch is None else epoch["epoch"])
+            y.append(None if epoch is None else round(epoch[quality], 4))
             numbers.append(trial.number)
     return {
         "type": "scatter",

@@ -21,12 +21,12 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from sret_nas import files
-from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError
 from sret_nas.report import charts, notes, plots
 from sret_nas.report.draw import draw
 from sret_nas.runner import Member, RunResult
 from sret_nas.study.config import RunConfig
+from sret_nas.study.records import confirmations, record
 from sret_nas.study.rundir import RunDir, reported
 
 CHUNK = 2045
@@ -119,12 +119,12 @@ class Publisher:
     def _trial(
         self, pad: _Pad, outcome: RunResult, trial: FrozenTrial, member: Member | None
     ) -> None:
-        arch = Architecture.load(trial.user_attrs["architecture"])
+        arch = record(trial).architecture
         contents = {
             ("drawing.svg", "image/svg+xml"): draw(arch, f"trial {trial.number}"),
             ("architecture.yaml", "text/yaml"): arch.to_yaml(),
         }
-        curve = charts.curve(trial.user_attrs.get("curve", []), paper=True)
+        curve = charts.curve(record(trial).curve, paper=True)
         if curve:
             contents["learning-curve.svg", "image/svg+xml"] = curve
         ids = {}
@@ -183,13 +183,13 @@ class Upkeep:
 def _stamp(outcome: RunResult) -> Stamp:
     keys = outcome.study.user_attrs
     finished = sum(trial.state.is_finished() for trial in outcome.trials)
-    return finished, sum(key.startswith("confirmed:") for key in keys)
+    return finished, len(list(confirmations(keys)))
 
 
 def _in_order(outcome: RunResult) -> Iterator[tuple[FrozenTrial, Member | None]]:
     """Finished trials with an architecture: the front first, then the newest."""
     members = {member.trial: member for member in outcome.front}
-    finished = [t for t in outcome.trials if t.state.is_finished() and "metrics" in t.user_attrs]
+    finished = [t for t in outcome.trials if t.state.is_finished() and record(t).has_metrics]
     for trial in sorted(finished, key=lambda t: (t.number not in members, -t.number)):
         yield trial, members.get(trial.number)
 

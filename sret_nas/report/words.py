@@ -7,6 +7,7 @@ from dataclasses import asdict
 from sret_nas.report import charts
 from sret_nas.runner import Member, RunResult
 from sret_nas.study.objectives import costs, quality
+from sret_nas.study.records import record
 from sret_nas.units import format_count, format_quantity
 
 NAMES = {
@@ -85,7 +86,7 @@ def exactness(outcome: RunResult) -> str:
     words = "MACs and parameters are counted on the full architecture, exactly"
     if any(member.metrics["peak_bytes"] is not None for member in outcome.front):
         words += "; peak memory is computed for one image in fp32"
-    trials = {trial.number: trial.user_attrs.get("latency", {}) for trial in outcome.trials}
+    trials = {trial.number: record(trial).latency or {} for trial in outcome.trials}
     timed = [m.trial for m in outcome.front if m.metrics["latency_ms"] is not None]
     sources = sorted({trials[number].get("source", "measured") for number in timed})
     if sources:

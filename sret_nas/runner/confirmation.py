@@ -18,6 +18,7 @@ import optuna
 from sret_nas.runner.result import RunResult
 from sret_nas.study.claims import Claim, verdict
 from sret_nas.study.heartbeat import Heartbeat, HeartbeatMonitor, Held, WorkerId
+from sret_nas.study.records import confirmation_key, record
 from sret_nas.study.storage import without_retries
 
 Job = tuple[int, int]
@@ -34,7 +35,7 @@ def to_confirm(outcome: RunResult) -> list[Job]:
         (member.trial, seed)
         for seed in range(config.seed + 1, config.seed + config.proxy.seeds)
         for member in reversed(outcome.front)  # the longest first, so that all end together
-        if f"confirmed:{member.trial}:{seed}" not in known
+        if confirmation_key(member.trial, seed) not in known
     ]
 
 
@@ -49,10 +50,7 @@ def at_work(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def confirming_s(outcome: RunResult) -> float:
     """About how long it takes to confirm the front as it is, as long as the search took."""
-    took = {
-        trial.number: sum(epoch["seconds"] for epoch in trial.user_attrs.get("curve", []))
-        for trial in outcome.complete()
-    }
+    took = {trial.number: record(trial).training_s for trial in outcome.complete()}
     seconds = [took[number] for number, _ in to_confirm(outcome)]
     return max(sum(seconds) / outcome.config.workers, *seconds) if seconds else 0.0
 
@@ -104,7 +102,7 @@ class Confirmations:
     def _wins(self, job: Job, stop: Callable[[], bool]) -> bool:
         while not stop():
             attributes = self.study.user_attrs  # one reading: whose claim is gone has written
-            if f"confirmed:{job[0]}:{job[1]}" in attributes:
+            if confirmation_key(*job) in attributes:
                 return False
             claims = [claim for theirs, claim in self._others(attributes) if theirs == job]
             answer = verdict(self.who.name, claims)

@@ -14,6 +14,7 @@ from sret_nas.errors import ConfigError, SretNasError
 from sret_nas.runner.confirmation import at_work
 from sret_nas.study.address import Address
 from sret_nas.study.heartbeat import WorkerId
+from sret_nas.study.records import confirmations
 from sret_nas.study.rundir import CONFIG, RunDir
 from sret_nas.study.session import total_s
 from sret_nas.study.storage import open_storage, reported
@@ -106,6 +107,6 @@ def _progress(name: str, study: Study, attributes: dict[str, Any]) -> Progress:
         wanted=config.get("trials"),
         running=len(running),
         workers=len({who.name for who in holders if who}),
-        confirmed=sum(key.startswith("confirmed:") for key in attributes),
+        confirmed=len(list(confirmations(attributes))),
         seconds=total_s(attributes),
     )

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from sret_nas.runner.confirmation import confirming_s
 from sret_nas.runner.result import RunResult
+from sret_nas.study.records import record
 from sret_nas.study.session import total_s
 from sret_nas.study.trials import counted
 
@@ -61,7 +62,7 @@ def remaining_s(outcome: RunResult, elapsed_s: float = 0.0) -> float | None:
 
 def _seconds(trial: FrozenTrial) -> float:
     """What a worker has spent on a candidate."""
-    curve: Sequence[dict[str, float]] = trial.user_attrs.get("curve", [])
+    curve: Sequence[dict[str, float]] = record(trial).curve
     found = sum(epoch["seconds"] for epoch in curve)
-    spent: dict[str, float] = trial.user_attrs.get("seconds", {})
+    spent: dict[str, float] = record(trial).seconds
     return found + sum(spent.values())

@@ -24,6 +24,7 @@ from sret_nas.arch import Architecture
 from sret_nas.runner.order import Order, kendall
 from sret_nas.study.config import RunConfig
 from sret_nas.study.objectives import costs, losses
+from sret_nas.study.records import confirmations, record
 from sret_nas.study.rundir import RunDir, reported
 from sret_nas.study.session import sessions, total_s
 from sret_nas.study.storage import left_out
@@ -141,13 +142,13 @@ class RunResult:
     def failures(self) -> dict[str, int]:
         """Failed trials by reason."""
         failed = [t for t in counted(self.trials) if t.state == TrialState.FAIL]
-        return dict(Counter(str(t.user_attrs.get("reason", "unknown")) for t in failed))
+        return dict(Counter(record(t).reason or "unknown" for t in failed))
 
-    def turned_down(self) -> dict[str, int]:
+    def rejected(self) -> dict[str, int]:
         """Proposals that were never trained, by reason."""
         total: Counter[str] = Counter()
         for trial in self.trials:
-            total.update(trial.user_attrs.get("turned_down", {}))
+            total.update(record(trial).rejected)
         return dict(total)
 
     def seconds(self) -> dict[str, float]:
@@ -159,12 +160,11 @@ class RunResult:
         """
         found = {"training": 0.0, "latency": 0.0, "sampling": 0.0}
         for trial in self.trials:
-            for key, value in trial.user_attrs.get("seconds", {}).items():
+            for key, value in record(trial).seconds.items():
                 found[key] += value
-            found["training"] += sum(e["seconds"] for e in trial.user_attrs.get("curve", []))
-        for key, value in self._attributes.items():
-            if key.startswith("confirmed:"):
-                found["training"] += value.get("seconds", 0.0)
+            found["training"] += record(trial).training_s
+        for _, _, result in confirmations(self._attributes):
+            found["training"] += result.get("seconds", 0.0)
         held = sessions(self._attributes)
         found["latency"] += sum(session.get("latency", 0.0) for session in held)
         total = total_s(self._attributes)
@@ -179,7 +179,7 @@ class RunResult:
 
     def saving(self) -> float | None:
         """Share of the epochs that stopping at rungs saved, against training all to the end."""
-        trained = [len(t.user_attrs.get("curve", [])) for t in self._trained()]
+        trained = [len(record(t).curve) for t in self._trained()]
         full = self.config.proxy.epochs * len(trained)
         return 1 - sum(trained) / full if full else None
 
@@ -198,7 +198,7 @@ class RunResult:
         """The non-dominated architectures, cheapest first by the first cost sought."""
         goals = self.config.goals
         trials = self.complete()
-        points = [losses(goals, trial.user_attrs["metrics"]) for trial in trials]
+        points = [losses(goals, record(trial).metrics) for trial in trials]
         keep: Sequence[Any] = pareto.front(points).tolist() if points else []
         members = [self._member(trial) for trial, kept in zip(trials, keep, strict=True) if kept]
         dethroned, cost = self._dethroned(members), costs(goals)[0]
@@ -209,23 +209,23 @@ class RunResult:
         return sorted(members, key=lambda m: (m.metrics[cost] or 0, m.trial))
 
     def _member(self, trial: FrozenTrial) -> Member:
-        metrics = trial.user_attrs["metrics"]
+        metrics = record(trial).metrics
         return Member(
             trial=trial.number,
-            id=trial.user_attrs["id"],
+            id=record(trial).id,
             metrics={key: metrics.get(key) for key in METRICS},
-            architecture=Architecture.load(trial.user_attrs["architecture"]),
+            architecture=record(trial).architecture,
             confirmation=self._confirmation(trial),
-            latency=trial.user_attrs.get("latency"),
+            latency=record(trial).latency,
         )
 
     def _confirmation(self, trial: FrozenTrial) -> Confirmation | None:
-        prefix = f"confirmed:{trial.number}:"
-        found = [v for k, v in sorted(self._attributes.items()) if k.startswith(prefix)]
+        every = confirmations(self._attributes)
+        found = [value for number, _, value in every if number == trial.number]
         if not found:
             return None
         good = [one for one in found if "val_loss" in one]
-        own = trial.user_attrs["metrics"]
+        own = record(trial).metrics
         val_losses = [own["val_loss"], *(one["val_loss"] for one in good)]
         tests = [one["test_accuracy"] for one in good if one["test_accuracy"] is not None]
         return Confirmation(
@@ -286,14 +286,14 @@ class RunResult:
         trials = self.complete()
         if len(trials) < FEWEST_ORDERED:
             return []
-        final = [trial.user_attrs["metrics"]["val_loss"] for trial in trials]
+        final = [record(trial).metrics["val_loss"] for trial in trials]
         first = self.config.proxy.rungs[0]
         orders = {
             f"val_loss at epoch {first}": [
-                trial.user_attrs["curve"][first - 1]["val_loss"] for trial in trials
+                record(trial).curve[first - 1]["val_loss"] for trial in trials
             ],
-            "params": [-trial.user_attrs["metrics"]["params"] for trial in trials],
-            "macs": [-trial.user_attrs["metrics"]["macs"] for trial in trials],
+            "params": [-record(trial).metrics["params"] for trial in trials],
+            "macs": [-record(trial).metrics["macs"] for trial in trials],
         }
         return [kendall(by, values, final, seed) for by, values in orders.items()]
 
@@ -305,7 +305,7 @@ class RunResult:
         """
         goals = self.config.goals
         trials = sorted(self.complete(), key=lambda t: t.datetime_complete or t.datetime_start)  # type: ignore[arg-type, return-value]
-        points = np.array([losses(goals, trial.user_attrs["metrics"]) for trial in trials])
+        points = np.array([losses(goals, record(trial).metrics) for trial in trials])
         if len(points) < 2:
             return []
         reference = points.max(axis=0) + 1e-9 * np.abs(points.max(axis=0))
@@ -337,7 +337,7 @@ class RunResult:
             "trials": self.counts(),
             "interrupted": returned(self.trials),
             "failures": self.failures(),
-            "turned_down": self.turned_down(),
+            "turned_down": self.rejected(),
             "seconds": self.seconds(),
             "saved_by_rungs": self.saving(),
             "fidelity": [asdict(order) for order in self.fidelity()],

@@ -39,9 +39,10 @@ from sret_nas.runner.executors.local import (
 )
 from sret_nas.runner.result import RunResult
 from sret_nas.runner.slots import Slot, slots
-from sret_nas.study import address, records
+from sret_nas.study import address, validation
 from sret_nas.study.config import RunConfig, refuse_other_versions
 from sret_nas.study.heartbeat import HeartbeatMonitor, WorkerId, me
+from sret_nas.study.records import record
 from sret_nas.study.rundir import CONFIG, RunDir, config_of, limit_of, reported
 from sret_nas.study.session import Session, sessions
 from sret_nas.study.storage import say_on_stderr
@@ -102,7 +103,7 @@ def search(
         study = None if run.own_database else run.study(create=config)
         config = run.begin(config)
         study = study or run.study(create=config)
-        records.check(run.label, study.user_attrs, study.get_trials(deepcopy=False))
+        validation.check(run.label, study.user_attrs, study.get_trials(deepcopy=False))
         machines = [one["machine"] for one in sessions(study.user_attrs)]
         work = _Work(run, config, study, watch, _told(make, executor, data), executor=executor)
         if machines and work.session.machine not in machines:
@@ -294,7 +295,7 @@ def load(
         found = run.study() if not run.has_folder else None
         config = run.config() if found is None else config_of(found)
         outcome = RunResult(run, config, run.study() if found is None else found)
-        records.check(run.label, outcome.study.user_attrs, outcome.trials)
+        validation.check(run.label, outcome.study.user_attrs, outcome.trials)
         return outcome
 
 
@@ -312,8 +313,8 @@ def architecture(path: Path | str, number: int) -> Architecture:
     known = RunDir(Path(path)).exists or not elsewhere
     outcome = load(path) if known else load(storage=elsewhere, study=str(path))
     for trial in outcome.trials:
-        if trial.number == number and "architecture" in trial.user_attrs:
-            return Architecture.load(trial.user_attrs["architecture"])
+        if trial.number == number and record(trial).has_architecture:
+            return record(trial).architecture
     done = [t.number for t in outcome.trials if t.state == TrialState.COMPLETE]
     raise UsageError(
         f"{path}#{number}: the run has no such trial; it has {len(outcome.trials)}",

@@ -27,6 +27,7 @@ from sret_nas.samplers.candidates import Params, Rows
 from sret_nas.samplers.known_cost import KnownCostSampler
 from sret_nas.space import SearchSpace
 from sret_nas.study.objectives import Objective, parse
+from sret_nas.study.records import POINT, record, write_system
 from sret_nas.study.trials import counted, interrupted
 from sret_nas.units import Budget
 
@@ -72,7 +73,7 @@ class _KnownCost(KnownCostSampler):
         return counted(study.get_trials(deepcopy=False))
 
     def _curve(self, trial: FrozenTrial) -> Mapping[int, float]:
-        curve = trial.user_attrs.get("curve", [])
+        curve = record(trial).curve
         return {epoch["epoch"]: epoch[self.trained] for epoch in curve}
 
     def _acceptable(self, row: Rows) -> bool:
@@ -93,13 +94,13 @@ class _Sequence(optuna.samplers.QMCSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Params:
         params = super().sample_relative(study, trial, search_space)
-        study._storage.set_trial_system_attr(trial._trial_id, "point", self.last)
+        write_system(study._storage, trial._trial_id, POINT, self.last)
         return params
 
     def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
         if self.last is None:
             trials = [t for t in study.get_trials(deepcopy=False) if t.params]
-            self.last = max((t.system_attrs.get("point", -1) for t in trials), default=-1)
+            self.last = max((record(t).point for t in trials), default=-1)
         self.last += 1
         return self.last
 
@@ -142,7 +143,7 @@ def check(name: str) -> str:
 def _asking(study: optuna.Study, trial: FrozenTrial) -> int:
     """How many asked before and have no answer yet: they choose from the same list."""
     found = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return sum(t.number < trial.number and "id" not in t.user_attrs for t in found)
+    return sum(t.number < trial.number and not record(t).id for t in found)
 
 
 class FilteredSampler(BaseSampler):
@@ -162,7 +163,7 @@ class FilteredSampler(BaseSampler):
         objectives: Of the study; without them, validation loss and MACs.
 
     Attributes:
-        turned_down: Of the last proposal, how often and for which reason.
+        rejected: Of the last proposal, how often and for which reason.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ class FilteredSampler(BaseSampler):
         self.accepts = accepts
         self.first = [arch for arch in first if arch in space]
         self.objectives = tuple(objectives or parse(("val_loss", "macs")))
-        self.turned_down: dict[str, int] = {}
+        self.rejected: dict[str, int] = {}
         # Kept from proposal to proposal for what it has computed; nothing else hangs on that.
         self.known_cost: BaseSampler | None = (
             _KnownCost(self) if self.name == "known-cost" else None
@@ -231,7 +232,7 @@ class FilteredSampler(BaseSampler):
         Raises:
             SpaceExhausted: nothing acceptable is left.
         """
-        self.turned_down = {}
+        self.rejected = {}
         seen = self.seen(study, trial)
         for params in itertools.islice(self._waiting(study, seen), _asking(study, trial), None):
             self._generation(study, trial)
@@ -259,9 +260,9 @@ class FilteredSampler(BaseSampler):
         """What comes before the base sampler's: what was interrupted, then the seeds."""
         told = set(seen)
         for t in study.get_trials(deepcopy=False):
-            again = interrupted(t) and t.user_attrs["interrupted"] != UNFIT
+            again = interrupted(t) and record(t).interrupted != UNFIT
             if again and len(t.params) == len(self.space.coordinates):
-                arch_id = t.user_attrs.get("id") or self._arch(t.params).id
+                arch_id = record(t).id or self._arch(t.params).id
                 if arch_id not in told:
                     told.add(arch_id)
                     yield dict(t.params)
@@ -321,13 +322,13 @@ class FilteredSampler(BaseSampler):
     def seen(self, study: optuna.Study, trial: FrozenTrial) -> set[str]:
         """Ids that were tried or are at work, but for what this very trial has."""
         others = counted(study.get_trials(deepcopy=False))
-        return {str(t.user_attrs.get("id")) for t in others if t.number != trial.number}
+        return {str(record(t).id) for t in others if t.number != trial.number}
 
     def accept(self, arch: Architecture, seen: set[str]) -> bool:
         """Whether an architecture may be tried; if not, that is counted."""
         reason = self._reason(arch, seen)
         if reason is not None:
-            self.turned_down[reason] = self.turned_down.get(reason, 0) + 1
+            self.rejected[reason] = self.rejected.get(reason, 0) + 1
         return reason is None
 
     def _reason(self, arch: Architecture, seen: set[str]) -> str | None:

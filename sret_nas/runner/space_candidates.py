@@ -18,6 +18,7 @@ from sret_nas.errors import UsageError
 from sret_nas.samplers.candidates import FEW, Floats, Params, Rows
 from sret_nas.space import SearchSpace
 from sret_nas.space.sampling import Draws
+from sret_nas.study.records import record
 
 METRICS = ("macs", "params", "peak_bytes")
 BLOCK = 4_096
@@ -150,10 +151,9 @@ class SpaceCandidates:
         if "latency_ms" not in self.names:
             return
         told = [
-            (row, t.user_attrs["metrics"]["latency_ms"])
+            (row, record(t).metrics["latency_ms"])
             for t in trials
-            if (row := self.encode(t.params)) is not None
-            and "latency_ms" in t.user_attrs.get("metrics", {})
+            if (row := self.encode(t.params)) is not None and "latency_ms" in record(t).metrics
         ]
         if told:
             from sklearn.linear_model import Ridge

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -34,8 +33,18 @@ from sret_nas.space import Clock, SearchSpace, store
 from sret_nas.study import trials
 from sret_nas.study.claims import Claim, verdict
 from sret_nas.study.config import RunConfig
-from sret_nas.study.foreign import OWNER
 from sret_nas.study.heartbeat import Heartbeat, HeartbeatMonitor, WorkerId, me, pauses
+from sret_nas.study.records import (
+    BEAT,
+    CLAIMED,
+    OWNER,
+    confirmation_key,
+    record,
+    write,
+    write_metrics,
+    write_system,
+    write_to,
+)
 from sret_nas.study.rundir import RunDir, limit_of, reported
 from sret_nas.study.storage import brief_reading, hurried, say_on_stderr, snapshot, without_retries
 from sret_nas.study.trials import counted, finish, hand_back, interrupted, returned, standing, sweep
@@ -48,8 +57,6 @@ if TYPE_CHECKING:
 CURVE = ("epoch", "train_loss", "val_loss", "val_accuracy", "seconds", "images")
 MEASURED = (TrialState.RUNNING, TrialState.COMPLETE)
 """States of trials that others are compared with: one that is given back is tried again."""
-ENQUEUED = "fixed_params"
-"""Optuna's system attribute with the parameters that somebody has enqueued."""
 Asked = tuple[optuna.Trial, Architecture, dict[str, float]]
 
 
@@ -63,13 +70,6 @@ class Unfit(Exception):  # noqa: N818
 
 class Surplus(Exception):  # noqa: N818
     """Workers that asked earlier have had all that are wanted."""
-
-
-def _keep(trial: optuna.Trial, metrics: dict[str, float], single: dict[str, float]) -> None:
-    """Keep the metrics together, and some one by one: a dashboard sorts by plain numbers."""
-    trial.set_user_attr("metrics", metrics)
-    for name, value in single.items():
-        trial.set_user_attr(name, value)
 
 
 @contextmanager
@@ -227,11 +227,11 @@ class Worker:
         """Say whose trial it is, before anything else."""
         self._own = trial
         storage, number = self.study._storage, trial._trial_id
-        storage.set_trial_system_attr(number, OWNER, self.who.to_dict())
+        write_system(storage, number, OWNER, self.who.to_dict())
         inner = without_retries(self.study)
-        self.heartbeat.hold(lambda beat: inner.set_trial_system_attr(number, trials.BEAT, beat))
+        self.heartbeat.hold(lambda beat: write_system(inner, number, BEAT, beat))
         before = sum(other.number < trial.number for other in standing(self.study))
-        enqueued = ENQUEUED in trial.system_attrs
+        enqueued = record(trial).enqueued
         if self._limit is not None and before >= self._limit and not enqueued:
             raise Surplus
 
@@ -279,24 +279,23 @@ class Worker:
                 warnings.simplefilter("ignore", UserWarning)  # said by the error that follows
                 return self.study.ask(fixed_distributions=self.space.distributions)
         except (ValueError, TypeError, KeyError) as error:
-            if self._own is None or ENQUEUED not in self._own.system_attrs:
+            if self._own is None or not record(self._own).enqueued:
                 raise
             raise Unfit(f"not of the space: {str(error).splitlines()[0]}") from error
 
     def _check_enqueued(self, arch: Architecture) -> None:
         """What somebody has enqueued obeys the budget, too, and is not tried twice."""
         assert self._own is not None
-        if ENQUEUED in self._own.system_attrs:
-            self.sampler.turned_down = {}
+        if record(self._own).enqueued:
+            self.sampler.rejected = {}
             if not self.sampler.accept(arch, self.sampler.seen(self.study, self._own)):
-                raise Unfit(", ".join(self.sampler.turned_down))
+                raise Unfit(", ".join(self.sampler.rejected))
 
     def _refuse(self, why: str) -> None:
         """Close the own trial, which somebody has enqueued and which cannot be tried."""
         assert self._own is not None
         storage, number = self.study._storage, self._own._trial_id
-        storage.set_trial_user_attr(number, "interrupted", UNFIT)
-        storage.set_trial_user_attr(number, "error", why)
+        write_to(storage, number, interrupted=UNFIT, error=why)
         finish(self.study, self._own.number, TrialState.FAIL)
         say_on_stderr(f"note: enqueued trial {self._own.number} is not tried: {why}")
         self._release()
@@ -314,11 +313,11 @@ class Worker:
             others = [
                 Claim(other.number, trials.confirmed(other))
                 for other in standing(self.study)
-                if other.number != trial.number and other.user_attrs.get("id") == own_id
+                if other.number != trial.number and record(other).id == own_id
             ]
             answer = verdict(trial.number, others)
             if answer == "won":
-                trial.storage.set_trial_system_attr(trial._trial_id, trials.CONFIRMED, True)
+                write_system(trial.storage, trial._trial_id, CLAIMED, True)
             if answer != "wait":
                 return answer == "won"
             if self.stop():
@@ -329,14 +328,14 @@ class Worker:
     def _describe(self, trial: optuna.Trial, arch: Architecture, start: float) -> dict[str, float]:
         """Write down what is known before training."""
         metrics = self.known.metrics(arch)
-        _keep(trial, metrics, metrics | {"depth": arch.depth})
+        write_metrics(trial, metrics, metrics | {"depth": arch.depth})
         timing = self.known.timing(arch)
         if timing is not None:
-            trial.set_user_attr("latency", timing._asdict())
+            write(trial, latency=timing._asdict())
         self._constrain(trial, arch, metrics)
-        trial.set_user_attr("turned_down", dict(self.sampler.turned_down))
         taken, latency_s = time.perf_counter() - start, self.known.latency_s
-        trial.set_user_attr("seconds", {"sampling": taken - latency_s, "latency": latency_s})
+        seconds = {"sampling": taken - latency_s, "latency": latency_s}
+        write(trial, rejected=dict(self.sampler.rejected), seconds=seconds)
         return metrics
 
     def _constrain(
@@ -360,10 +359,10 @@ class Worker:
     def _give_up(self, why: str) -> None:
         """Close the trial that got no architecture; an error where none ever got one."""
         assert self._own is not None
-        turned_down = dict(self.sampler.turned_down)
-        self.study._storage.set_trial_user_attr(self._own._trial_id, "turned_down", turned_down)
+        rejected = dict(self.sampler.rejected)
+        write_to(self.study._storage, self._own._trial_id, rejected=rejected)
         self._give("exhausted")
-        if not any("id" in trial.user_attrs for trial in standing(self.study)):
+        if not any(record(trial).id for trial in standing(self.study)):
             fastest = self.known.fastest
             nearest = f"; the nearest: {fastest.most_ms:.3g} ms" if fastest else ""
             raise InfeasibleError(
@@ -384,7 +383,7 @@ class Worker:
 
         def after_epoch(result: EpochResult) -> bool:
             curve.append({key: getattr(result, key) for key in CURVE})
-            trial.set_user_attr("curve", curve)
+            write(trial, curve=curve)
             rungs = self.evaluator.rungs
             go_on = True
             if result.epoch in rungs[:-1]:
@@ -404,19 +403,18 @@ class Worker:
                 self._left = self.slot.guest  # one fewer may leave room for the others
                 self._give("no room")
                 return
-            trial.set_user_attr("reason", reason)
-            trial.set_user_attr("error", str(error))
+            write(trial, reason=reason, error=str(error))
             finish(self.study, trial.number, TrialState.FAIL)
             return
         if found.why_eager:
-            trial.set_user_attr("eager", found.why_eager)
+            write(trial, eager=found.why_eager)
             self._say_why_eager(found.why_eager)
         reached = {"val_loss": found.val_loss, "val_accuracy": found.val_accuracy}
         to_the_end = found.epochs == self.evaluator.rungs[-1]
         if to_the_end:
             reached |= self._measured(trial, arch, metrics)
         metrics |= reached
-        _keep(trial, metrics, reached)
+        write_metrics(trial, metrics, reached)
         if not to_the_end:
             finish(self.study, trial.number, TrialState.PRUNED)
         else:
@@ -431,7 +429,10 @@ class Worker:
         if self.comparer is None or expected is None:
             return {}
         start = time.perf_counter()
-        keep = partial(trial.set_user_attr, "latency")
+
+        def keep(latency: dict[str, Any]) -> None:
+            write(trial, latency=latency)
+
         try:
             found = self.comparer.measure(arch, expected.ms, self._measured_before, keep)
         except SretNasError as error:
@@ -440,9 +441,9 @@ class Worker:
             )
             return {}
         self._constrain(trial, arch, metrics, found.ms + found.margin_ms)
-        spent = trial.user_attrs["seconds"]
         more = time.perf_counter() - start
-        trial.set_user_attr("seconds", spent | {"latency": spent["latency"] + more})
+        spent = record(trial).seconds
+        write(trial, seconds=spent | {"latency": spent["latency"] + more})
         if found.warning:
             say_on_stderr(f"trial {trial.number}: latency: {found.warning}")
         return {"latency_ms": found.ms}
@@ -451,9 +452,9 @@ class Worker:
         assert self.comparer is not None
         found = []
         for trial in self.study.get_trials(deepcopy=False, states=MEASURED):
-            known = trial.user_attrs.get("latency", {})
+            known = record(trial).latency or {}
             if known.get("on") == self.comparer.on:
-                arch = Architecture.load(trial.user_attrs["architecture"])
+                arch = record(trial).architecture
                 found.append(Rival(trial.number, arch, known["ms"]))
         return found
 
@@ -467,9 +468,9 @@ class Worker:
         with brief_reading(self.study):
             found = self.study.get_trials(deepcopy=False)
         for other in found:
-            curve = other.user_attrs.get("curve", [])
+            curve = record(other).curve
             if other.number != trial.number and len(curve) >= epoch and not interrupted(other):
-                others.append(self._at_rung(other.user_attrs["metrics"] | curve[epoch - 1]))
+                others.append(self._at_rung(record(other).metrics | curve[epoch - 1]))
         return should_continue(self._at_rung(here), others)
 
     def _at_rung(self, metrics: dict[str, Any]) -> RungResult:
@@ -503,7 +504,7 @@ class Worker:
     def confirm(self, number: int, seed: int) -> None:
         """Train a member of the front again with another seed, and read the test images."""
         (trial,) = [t for t in self.study.get_trials(deepcopy=False) if t.number == number]
-        arch = Architecture.load(trial.user_attrs["architecture"])
+        arch = record(trial).architecture
 
         def after_epoch(_: EpochResult) -> bool:
             if self.stop():
@@ -525,4 +526,4 @@ class Worker:
             keys = ("val_loss", "val_accuracy", "test_loss", "test_accuracy", "seconds")
             result = {key: getattr(found, key) for key in keys}
         with reported(self.run.label):
-            self.study.set_user_attr(f"confirmed:{number}:{seed}", result)
+            self.study.set_user_attr(confirmation_key(number, seed), result)

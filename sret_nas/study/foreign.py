@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from optuna.trial import FrozenTrial, TrialState
 
-OWNER = "owner"
-"""System attribute: who holds a trial."""
+from sret_nas.study.records import record
 
 
 def foreign(trial: FrozenTrial) -> bool:
@@ -16,8 +15,7 @@ def foreign(trial: FrozenTrial) -> bool:
     """
     if trial.state == TrialState.WAITING:
         return False
-    if OWNER in trial.system_attrs:
-        return False
-    if "id" in trial.user_attrs or "interrupted" in trial.user_attrs:
+    found = record(trial)
+    if found.owner is not None or found.id or found.interrupted is not None:
         return False
     return trial.state.is_finished() or bool(trial.params)

@@ -1,124 +1,224 @@
-"""What a study of ours holds, checked before anything is shown or searched by it.
+"""What a study holds of a trial and of a confirmation: names, types, reading and writing.
 
-Anybody can write into a database; what was changed there is named in one line.
+This is the only file that spells the keys of their attributes, but for ``id`` and
+``architecture``, which ``SearchSpace.suggest`` writes on any trial (``space.store``), and for what
+is Optuna's own. ``validation`` checks what somebody else may have changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, TypedDict, Unpack
 
-from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, ValidationError
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import BaseTrial
 
-from sret_nas.errors import ConfigError
+from sret_nas.arch import Architecture
 
-
-class _Record(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Epoch(_Record):
-    epoch: int
-    train_loss: float | None = None
-    val_loss: float
-    val_accuracy: float
-    seconds: float
-    images: int = 0
+OWNER, BEAT, CLAIMED, POINT = "owner", "beat", "confirmed", "point"
+"""System attributes: who holds a trial, its sign of life, whether its claim has won, its place in
+a sampler's sequence."""
+ENQUEUED = "fixed_params"
+"""System attribute of Optuna's: the parameters that somebody asked for."""
+CONFIRMATION = "confirmed:"
 
 
-class _Trial(_Record):
-    id: str | None = None
-    architecture: dict[str, Any] | None = None
-    metrics: dict[str, float | None] = {}
-    curve: list[_Epoch] = []
-    seconds: dict[Literal["sampling", "latency", "training"], float] = {}
-    turned_down: dict[str, int] = {}
-    interrupted: str | None = None
-    reason: str | None = None
-    error: str | None = None
+class Fields(TypedDict, total=False):
+    """What a worker writes on a trial.
+
+    Attributes:
+        metrics: By name: costs before the training, what it reached after it.
+        curve: One mapping an epoch: ``epoch``, ``train_loss``, ``val_loss``, ``val_accuracy``,
+            ``seconds``, ``images``.
+        latency: Of ``metrics["latency_ms"]``: ``ms``, ``margin_ms``, ``source``, ``warning``.
+        seconds: Of ``sampling`` and ``latency``; training has its own in the curve.
+        rejected: Proposals that were rejected before this one, by reason.
+        interrupted: Why it does not count (see ``trials``).
+        cause: Of a crash.
+        reason: Why it failed, in a word.
+        error: The same in a line.
+        eager: Why whole steps were not recorded on a device where they could be.
+    """
+
+    metrics: dict[str, float]
+    curve: list[dict[str, Any]]
+    latency: dict[str, Any]
+    seconds: dict[str, float]
+    rejected: dict[str, int]
+    interrupted: str
+    cause: str
+    reason: str
+    error: str
+    eager: str
 
 
-class _Metrics(_Record):
-    val_loss: float
-    val_accuracy: float
-    macs: float
-    params: float
-
-
-class _Complete(_Trial):
-    id: str
-    architecture: dict[str, Any]
-    curve: list[_Epoch]
-
-
-class _Session(_Record):
-    seconds: float
-    workers: int
-    latency: float = 0.0
-    machine: str = ""
-
-
-class _Confirmed(_Record):
-    reason: str | None = None
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
-    seconds: float = 0.0
-
-
-class _Latency(_Record):
-    median_ms: float
-
-
-ATTRIBUTES: dict[str, type[BaseModel]] = {
-    "session:": _Session,
-    "confirmed:": _Confirmed,
-    "latency:": _Latency,
-}
-"""Of a study, by how their names begin."""
-
-
-def check(label: str, attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> None:
-    """Check what is read of a study later.
+class TrialRecord:
+    """A trial as it was written; what is missing is empty or ``None``.
 
     Args:
-        label: What the run is called.
-        attributes: The study's.
-        trials: Ours alone.
+        trial: Of Optuna.
+    """
+
+    def __init__(self, trial: BaseTrial) -> None:
+        self.trial = trial
+        self._user: Mapping[str, Any] = trial.user_attrs
+
+    @property
+    def _system(self) -> Mapping[str, Any]:
+        attributes: Mapping[str, Any] = self.trial.system_attrs  # type: ignore[attr-defined]
+        return attributes
+
+    @property
+    def id(self) -> str:
+        """Of its architecture; empty before one was proposed."""
+        return str(self._user.get("id") or "")
+
+    @property
+    def has_architecture(self) -> bool:
+        """Whether one was proposed."""
+        return "architecture" in self._user
+
+    @property
+    def architecture(self) -> Architecture:
+        """What was tried."""
+        return Architecture.load(self._user["architecture"])
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether its costs are known."""
+        return "metrics" in self._user
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """By name."""
+        return self._user.get("metrics") or {}
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """Its epochs so far."""
+        return self._user.get("curve") or []
+
+    @property
+    def training_s(self) -> float:
+        """Seconds of its epochs."""
+        return sum(float(epoch["seconds"]) for epoch in self.curve)
+
+    @property
+    def latency(self) -> dict[str, Any] | None:
+        """Of the latency among its metrics."""
+        return self._user.get("latency")
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of what is not training."""
+        return self._user.get("seconds") or {}
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Proposals that were rejected before it, by reason."""
+        return self._user.get("rejected") or {}
+
+    @property
+    def interrupted(self) -> str | None:
+        """Why it does not count, where it does not."""
+        return self._user.get("interrupted")
+
+    @property
+    def cause(self) -> str:
+        """Of a crash."""
+        return str(self._user.get("cause", ""))
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, in a word."""
+        return self._user.get("reason")
+
+    @property
+    def error(self) -> str:
+        """Why it failed, in a line."""
+        return str(self._user.get("error", ""))
+
+    @property
+    def eager(self) -> str | None:
+        """Why steps were not recorded."""
+        return self._user.get("eager")
+
+    @property
+    def owner(self) -> Mapping[str, Any] | None:
+        """Who holds it, as plain data."""
+        return self._system.get(OWNER)
+
+    @property
+    def beat(self) -> int:
+        """The last sign of life."""
+        return int(self._system.get(BEAT, 0))
+
+    @property
+    def claimed(self) -> bool:
+        """Whether its claim has won."""
+        return bool(self._system.get(CLAIMED))
+
+    @property
+    def point(self) -> int:
+        """Its place in a sampler's sequence; -1 without one."""
+        return int(self._system.get(POINT, -1))
+
+    @property
+    def enqueued(self) -> bool:
+        """Whether somebody asked for its parameters."""
+        return ENQUEUED in self._system
+
+
+def record(trial: BaseTrial) -> TrialRecord:
+    """What is known of a trial."""
+    return TrialRecord(trial)
+
+
+def write(trial: optuna.Trial, **fields: Unpack[Fields]) -> None:
+    """Write on a trial that is at work.
 
     Raises:
-        ConfigError: with the first thing that is broken.
+        UpdateFinishedTrialError: it has its end.
     """
-    for problem in _problems(attributes, trials):
-        raise ConfigError(f"{label}: broken: {problem}", "somebody changed it; restore a copy")
+    for name, value in fields.items():
+        trial.set_user_attr(name, value)
 
 
-def _problems(attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> Iterator[str]:
-    for trial in trials:
-        complete = trial.state == TrialState.COMPLETE
-        found = trial.user_attrs
-        kind: type[BaseModel] = _Complete if complete else _Trial
-        yield from _wrong(f"trial {trial.number}", kind, found)
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            yield from _wrong(f"trial {trial.number} metrics", _Metrics, found.get("metrics"))
-        if complete and not found.get("curve"):
-            yield f"trial {trial.number} curve: it is empty"
-    for key, value in attributes.items():
-        for prefix, record in ATTRIBUTES.items():
-            if key.startswith(prefix):
-                yield from _wrong(key, record, value)
-                if prefix == "session:" and not isinstance(value.get("from"), int | float):
-                    yield f"{key}: from is no number"
-                if prefix == "confirmed:" and not all(p.isdigit() for p in key.split(":")[1:]):
-                    yield f"{key}: not the name of a trial and a seed"
+def write_to(storage: BaseStorage, trial_id: int, **fields: Unpack[Fields]) -> None:
+    """Write on any trial, by its number in the storage.
+
+    Raises:
+        UpdateFinishedTrialError: it has its end.
+    """
+    for name, value in fields.items():
+        storage.set_trial_user_attr(trial_id, name, value)
 
 
-def _wrong(what: str, kind: type[BaseModel], value: Any) -> Iterator[str]:
-    try:
-        kind.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = " ".join(map(str, first["loc"]))
-        given = repr(first["input"])
-        yield f"{what} {where}: given {given[:60]}; {first['msg']}"
+def write_metrics(trial: optuna.Trial, metrics: dict[str, float], shown: Mapping[str, Any]) -> None:
+    """Write metrics, and each that is ``shown`` as an attribute of its own for the dashboard."""
+    write(trial, metrics=metrics)
+    for name, value in shown.items():
+        trial.set_user_attr(name, value)
+
+
+def write_system(storage: BaseStorage, trial_id: int, key: str, value: Any) -> None:
+    """Write one of ``OWNER``, ``BEAT``, ``CLAIMED`` and ``POINT``."""
+    storage.set_trial_system_attr(trial_id, key, value)
+
+
+# -- confirmations, which are attributes of the study ----------------------------------------
+
+
+def confirmation_key(number: int, seed: int) -> str:
+    """The attribute of a member of the front, by its trial's number, and a seed."""
+    return f"{CONFIRMATION}{number}:{seed}"
+
+
+def confirmations(attributes: Mapping[str, Any]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Trial number, seed and result of all that were confirmed; a broken key is left out."""
+    for key in sorted(attributes):
+        if key.startswith(CONFIRMATION):
+            parts = key.removeprefix(CONFIRMATION).split(":")
+            if len(parts) == 2 and all(part.isdigit() for part in parts):
+                yield int(parts[0]), int(parts[1]), attributes[key]

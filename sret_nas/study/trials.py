@@ -22,20 +22,18 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sret_nas.study.foreign import OWNER
 from sret_nas.study.heartbeat import HeartbeatMonitor, Held, WorkerId
+from sret_nas.study.records import Fields, record, write_to
 
 ATTEMPTS = 3
 """How often an architecture may take its worker down before it counts as failed."""
-BEAT, CONFIRMED = "beat", "confirmed"
-"""System attributes: a trial's sign of life, whether its claim has won."""
 COUNTED_ATTEMPTS = ("crashed", "no room")
 RUNNING = (TrialState.RUNNING,)
 
 
 def interrupted(trial: FrozenTrial) -> bool:
     """Whether a trial came to nothing through no fault of its architecture."""
-    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get("interrupted"))
+    return trial.state == TrialState.FAIL and bool(record(trial).interrupted)
 
 
 def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -50,12 +48,12 @@ def standing(study: optuna.Study) -> list[FrozenTrial]:
 
 def owner(trial: FrozenTrial) -> WorkerId | None:
     """Who holds a trial, or held it."""
-    return WorkerId.load(trial.system_attrs.get(OWNER))
+    return WorkerId.load(record(trial).owner)
 
 
 def confirmed(trial: FrozenTrial) -> bool:
     """Whether the claim of a trial that stands has won."""
-    return trial.state.is_finished() or bool(trial.system_attrs.get(CONFIRMED))
+    return trial.state.is_finished() or record(trial).claimed
 
 
 def finish(
@@ -92,22 +90,22 @@ def hand_back(study: optuna.Study, trial: FrozenTrial, why: str, cause: str = ""
     Returns:
         Whether it was this call that ended it.
     """
-    arch_id = trial.user_attrs.get("id")
-    attributes = {"interrupted": why} | ({"cause": cause} if cause else {})
-    if why in COUNTED_ATTEMPTS and arch_id is not None:
+    arch_id = record(trial).id
+    fields: Fields = {"interrupted": why}
+    if cause:
+        fields["cause"] = cause
+    if why in COUNTED_ATTEMPTS and arch_id:
         before = sum(
-            t.user_attrs.get("interrupted") == why
-            and t.user_attrs.get("cause", "") == cause
-            and t.user_attrs.get("id") == arch_id
-            and t.number != trial.number
-            for t in study.get_trials(deepcopy=False)
+            (one.interrupted, one.cause, one.id) == (why, cause, arch_id)
+            for one in map(record, study.get_trials(deepcopy=False))
+            if one.trial.number != trial.number
         )
         if before + 1 >= ATTEMPTS:
-            attributes = {"reason": f"{why} {ATTEMPTS} times"}
-            attributes |= {"error": cause} if cause else {}
+            fields = {"reason": f"{why} {ATTEMPTS} times"}
+            if cause:
+                fields["error"] = cause
     try:
-        for attribute, value in attributes.items():
-            study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
+        write_to(study._storage, trial._trial_id, **fields)
     except optuna.exceptions.UpdateFinishedTrialError:
         return False
     return finish(study, trial.number, TrialState.FAIL)
@@ -116,7 +114,7 @@ def hand_back(study: optuna.Study, trial: FrozenTrial, why: str, cause: str = ""
 def held(trials: Sequence[FrozenTrial]) -> dict[int, Held]:
     """Running trials with their signs of life, by number."""
     return {
-        trial.number: Held(owner(trial), int(trial.system_attrs.get(BEAT, 0)))
+        trial.number: Held(owner(trial), record(trial).beat)
         for trial in trials
         if trial.state == TrialState.RUNNING
     }
@@ -150,8 +148,7 @@ def sweep(
 def returned(found: Sequence[FrozenTrial]) -> int:
     """How many trials gave their architecture back, to be tried again."""
     return sum(
-        "id" in t.user_attrs and interrupted(t) and t.user_attrs["interrupted"] != "taken"
-        for t in found
+        bool(record(t).id) and interrupted(t) and record(t).interrupted != "taken" for t in found
     )
 
 

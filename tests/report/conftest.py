@@ -67,7 +67,7 @@ class Runs:
             params = space.params(space.encode(arch))
             attributes: dict[str, Any] = {
                 "id": arch.id, "architecture": arch.to_dict(), "metrics": metrics, "curve": curve,
-                "seconds": {"sampling": 0.1, "latency": 0.0}, "turned_down": {"too slow <i>": 2},
+                "seconds": {"sampling": 0.1, "latency": 0.0}, "rejected": {"too slow <i>": 2},
             }  # fmt: skip
             if state == FAIL:
                 attributes |= {"reason": "diverged <i>"}

@@ -136,7 +136,7 @@ def test_results_whose_study_is_gone_are_not_overwritten(lab: Any) -> None:
         {"curve": [1]},
         {"id": 3},
         {"seconds": {"sampling": "long"}},
-        {"turned_down": [1]},
+        {"rejected": [1]},
     ],
 )
 def test_broken_records_are_one_line(lab: Any, broken: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from sret_nas.cli.view import View
 from sret_nas.runner import RunResult
 from sret_nas.runner.remaining import candidates_left, remaining_s, work_s
 
-from .test_outcome import Made
+from .test_result import Made
 
 Lab = Any
 EACH_S = 4.75

@@ -68,7 +68,7 @@ class Made:
                     "metrics": metrics,
                     "curve": curve,
                     "seconds": {"sampling": 0.25, "latency": 0.5},
-                    "turned_down": {"over budget": k},
+                    "rejected": {"over budget": k},
                 }
                 | attributes,
             )
@@ -109,7 +109,7 @@ def test_counts_failures_and_what_was_turned_down(made: Made) -> None:
     found = made.outcome
     assert found.counts() == {"complete": 4, "pruned": 1, "failed": 1}
     assert found.failures() == {"NaN": 1}
-    assert found.turned_down() == {"over budget": 0 + 5 + 3 + 9 + 7 + 8 + 11}
+    assert found.rejected() == {"over budget": 0 + 5 + 3 + 9 + 7 + 8 + 11}
     assert found.to_dict()["interrupted"] == 1
 
 

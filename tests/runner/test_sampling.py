@@ -158,7 +158,7 @@ def test_too_slow_is_turned_down_untrained_and_counted(name: str, lab: Lab) -> N
     assert len(found) == 12
     assert all(t.user_attrs["metrics"]["macs"] / 1e6 + 0.1 <= 0.8 for t in found)
     assert all(t.user_attrs["metrics"]["latency_ms"] < 0.8 for t in found)
-    refused = sum(t.user_attrs["turned_down"].get("too slow", 0) for t in found)
+    refused = sum(t.user_attrs["rejected"].get("too slow", 0) for t in found)
     assert refused > 0
     assert len(clock.asked) == len(set(clock.asked))  # type: ignore[attr-defined]
 
@@ -173,7 +173,7 @@ def test_what_does_not_exist_at_the_proxys_scale_is_never_trained(name: str, lab
     worker.search()
     found = worker.study.trials
     assert {t.user_attrs["architecture"]["stages"][1]["heads"] for t in found} == {2}
-    assert sum(sum(t.user_attrs["turned_down"].values()) for t in found) > 0
+    assert sum(sum(t.user_attrs["rejected"].values()) for t in found) > 0
 
 
 @pytest.mark.parametrize(("source", "most"), [("measured", 50), ("predicted", 1728)])
