@@ -2,8 +2,8 @@
 
 There is one copy of the arithmetic. It runs over ``Shape``, whose numbers are
 Python integers for one architecture (exact at any size) or NumPy columns for a
-table, and every total, stage and layer is a sum over the same ``Layer`` rows. For
-one architecture it runs as ``program`` compiles it. Free of torch.
+table, and every total, stage and layer is a sum over the same ``Layer`` rows. Free of
+torch.
 
 Conventions:
     * params: parameters with weights of their own; a shared weight counts once.
@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 from sret_nas.arch import Architecture
 from sret_nas.cost.formulas import Layer, activations, depth, layers, macs, params
 from sret_nas.cost.memory import peak_bytes, training_bytes, weight_bytes
-from sret_nas.cost.program import compiled
 from sret_nas.cost.shapes import Number, Shape, StageShape, shape, stack
 from sret_nas.errors import UsageError
 
@@ -161,7 +160,7 @@ class Cost:
         return tuple(layers(self.shape))
 
     def _sum(self, quantity: Quantity) -> int:
-        return compiled(quantity, len(self.shape.stages))(self.shape)
+        return int(quantity(self.shape))
 
     @property
     def params(self) -> int:

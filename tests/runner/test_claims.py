@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from sret_nas.study.claims import Claim, verdict
-from sret_nas.study.trials import CONFIRMED, hand_back, standing
+from sret_nas.study.records import CLAIMED
+from sret_nas.study.trials import hand_back, standing
 
 Lab = Any
 THINGS = ("a", "b")
@@ -131,12 +132,12 @@ def test_of_two_the_higher_yields_and_its_trial_does_not_stand(rivals: Any) -> N
     assert low._wins(first, arch)
     assert [t.number for t in standing(low.study)] == [0]
     assert low.study.trials[1].user_attrs["interrupted"] == "taken"
-    assert low.study.trials[0].system_attrs[CONFIRMED]
+    assert low.study.trials[0].system_attrs[CLAIMED]
 
 
 def test_the_lower_yields_to_one_that_has_confirmed(rivals: Any) -> None:
     arch, (low, high), (first, second) = rivals
-    high.study._storage.set_trial_system_attr(second._trial_id, CONFIRMED, True)
+    high.study._storage.set_trial_system_attr(second._trial_id, CLAIMED, True)
     assert not low._wins(first, arch)
 
 
