@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sret_nas.data import embedded, folder, timm_sets, torchvision_sets
+from sret_nas.data import embedded, folder, tars, timm_sets, torchvision_sets
 from sret_nas.data.digests import Tell
 from sret_nas.data.errors import DataError
 from sret_nas.data.items import FileItems, Indices, Items
@@ -234,6 +234,10 @@ def find(
         raise DataError(f"--data: cannot be looked at: {error.strerror}") from error
     if is_folder:
         return folder.folder(path, tell)
+    if is_file and path.suffix == ".tar":
+        packed = tars.tar(path, tell)
+        if packed is not None:
+            return packed
     if timm_sets.is_timm_name(source) or (is_file and path.suffix == ".tar"):
         return timm_sets.timm_set(source, root, image_size, RESIDENT_BYTES // (3 * image_size**2))
     if is_file:

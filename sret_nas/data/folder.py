@@ -24,6 +24,7 @@ LAYOUT = (
     "expected: FOLDER/CLASS/IMAGE files, or FOLDER/train/CLASS/IMAGE with val/ and test/ "
     "beside train/ where you have them"
 )
+NO_TEST = "no test images in {}: the front is confirmed on validation alone"
 NO_READER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}
 """Formats that Pillow writes, or reads with another program's help alone."""
 MOST_OTHERS = 100_000
@@ -63,7 +64,7 @@ def folder(root: Path, tell: Tell = lambda _: None) -> Source:
         notes += more
     test = functools.partial(_test, held_out["test"], classes) if held_out["test"] else None
     if test is None:
-        notes.append(f"no test images in {shown(root)}: the front is confirmed on validation alone")
+        notes.append(NO_TEST.format(shown(root)))
     names = tuple(map(shown, classes))
     return Source(shown(root), names, items, val, test, notes=tuple(notes))
 
@@ -83,7 +84,8 @@ def _folders(root: Path) -> list[Path]:
         raise DataError(f"{shown(root)}: cannot be read: {error.strerror}") from error
 
 
-def _suffixes() -> set[str]:
+def suffixes() -> set[str]:
+    """Of files that are images."""
     known = Image.registered_extensions()
     return {suffix for suffix, kind in known.items() if kind not in NO_READER}
 
@@ -166,7 +168,7 @@ def _items(
             f"{shown(top)}: class folder '{shown(unknown[0])}' is not among the training classes "
             f"({', '.join(map(shown, classes[:8]))}{', …' if len(classes) > 8 else ''})"
         )
-    walk = _Walk(_suffixes())
+    walk = _Walk(suffixes())
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -186,10 +188,11 @@ def _items(
             )
         names += [os.path.join(name, image) for image in images]
         labels += [label] * len(images)
-    return FileItems(names, labels, top, tell), _said(walk.others, top)
+    return FileItems(names, labels, top, tell), left_out(walk.others, top)
 
 
-def _said(others: Counter[str], top: Path) -> list[str]:
+def left_out(others: Counter[str], top: Path) -> list[str]:
+    """What to say of files that are no images, by suffix or reason."""
     if not others:
         return []
     kinds = ", ".join(f"{count:,} {reason}" for reason, count in others.most_common(5))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sret_nas.data.items import ArrayItems, IndexedItems, Items
 from sret_nas.data.labels import labels_of
 from sret_nas.data.pictures import square_pixels
 from sret_nas.data.source import Source
+from sret_nas.data.tars import Pieces
 
 PACKAGES = {
     "hfds": "datasets",
@@ -108,29 +108,13 @@ def _indexed(dataset: Any, name: str) -> Items:
         targets = reader.dataset[reader.label_key]
     labels = labels_of(reader) if targets is None else np.asarray(targets, np.int64)
     if _is_tar(name):
-        tar = _Tarred(reader)
-        return IndexedItems(tar, labels, name, [str(tar.path)] * len(tar.places), tar.places)
-    return IndexedItems(reader, labels, name)
-
-
-class _Tarred:
-    """Images inside a tar file, read where timm's reader says they lie.
-
-    The reader itself keeps one open file, which threads would take from each other.
-    """
-
-    def __init__(self, reader: Any) -> None:
-        self.path = Path(reader.root)
-        self.places = [
+        places = [
             (image.offset_data + (inner.offset_data if inner else 0), image.size)
             for image, _, inner in reader.samples  # ``inner``: a tar within the tar
         ]
-
-    def __getitem__(self, index: int) -> tuple[io.BytesIO]:
-        start, size = self.places[index]
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return (io.BytesIO(file.read(size)),)
+        path = Path(reader.root)
+        return IndexedItems(Pieces(path, places), labels, name, [str(path)] * len(places), places)
+    return IndexedItems(reader, labels, name)
 
 
 def _kept(dataset: Any, name: str, image_size: int, most: int) -> ArrayItems:

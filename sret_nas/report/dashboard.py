@@ -23,7 +23,7 @@ from sret_nas.report.looks import Styled
 from sret_nas.report.publish import Publisher
 from sret_nas.runner import RunResult
 from sret_nas.study.records import record
-from sret_nas.study.storage import with_all_trials
+from sret_nas.study.retrying import with_all_trials
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -19,7 +19,7 @@ from sret_nas.runner.result import RunResult
 from sret_nas.study.claims import Claim, verdict
 from sret_nas.study.heartbeat import Heartbeat, HeartbeatMonitor, Held, WorkerId
 from sret_nas.study.records import confirmation_key, record
-from sret_nas.study.storage import without_retries
+from sret_nas.study.retrying import without_retries
 
 Job = tuple[int, int]
 """Number of the member's trial, and the seed."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sret_nas.errors import SretNasError
-from sret_nas.study.storage import STORAGE_ERRORS
+from sret_nas.study.failures import STORAGE_ERRORS
 
 OWN = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")
 """Signals that a process raises by what it does."""

@@ -13,11 +13,12 @@ from optuna.trial import TrialState
 from sret_nas.errors import ConfigError, SretNasError
 from sret_nas.runner.confirmation import at_work
 from sret_nas.study.address import Address
+from sret_nas.study.failures import reported
 from sret_nas.study.heartbeat import WorkerId
 from sret_nas.study.records import confirmations
 from sret_nas.study.rundir import CONFIG, RunDir
 from sret_nas.study.session import total_s
-from sret_nas.study.storage import open_storage, reported
+from sret_nas.study.storage import open_storage
 from sret_nas.study.trials import counted, owner
 
 

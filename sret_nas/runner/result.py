@@ -25,9 +25,9 @@ from sret_nas.runner.order import Order, kendall
 from sret_nas.study.config import RunConfig
 from sret_nas.study.objectives import costs, losses
 from sret_nas.study.records import confirmations, record
+from sret_nas.study.retrying import left_out
 from sret_nas.study.rundir import RunDir, reported
 from sret_nas.study.session import sessions, total_s
-from sret_nas.study.storage import left_out
 from sret_nas.study.trials import counted, returned
 from sret_nas.units import as_mapping
 

@@ -43,9 +43,9 @@ from sret_nas.study import address, validation
 from sret_nas.study.config import RunConfig, refuse_other_versions
 from sret_nas.study.heartbeat import HeartbeatMonitor, WorkerId, me
 from sret_nas.study.records import record
+from sret_nas.study.retrying import say_on_stderr
 from sret_nas.study.rundir import CONFIG, RunDir, config_of, limit_of, reported
 from sret_nas.study.session import Session, sessions
-from sret_nas.study.storage import say_on_stderr
 from sret_nas.study.trials import RUNNING, owner, recover, standing, sweep
 
 if TYPE_CHECKING:

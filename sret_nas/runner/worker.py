@@ -45,8 +45,8 @@ from sret_nas.study.records import (
     write_system,
     write_to,
 )
+from sret_nas.study.retrying import brief_reading, hurried, say_on_stderr, snapshot, without_retries
 from sret_nas.study.rundir import RunDir, limit_of, reported
-from sret_nas.study.storage import brief_reading, hurried, say_on_stderr, snapshot, without_retries
 from sret_nas.study.trials import counted, finish, hand_back, interrupted, returned, standing, sweep
 from sret_nas.units import Budget
 

@@ -21,7 +21,9 @@ from sret_nas import files
 from sret_nas.errors import ConfigError, UsageError
 from sret_nas.study.address import ENV, Address
 from sret_nas.study.config import RunConfig, refuse_other_versions
-from sret_nas.study.storage import left_out, open_storage, reported, say_on_stderr
+from sret_nas.study.failures import reported
+from sret_nas.study.retrying import left_out, say_on_stderr
+from sret_nas.study.storage import open_storage
 from sret_nas.study.trials import recover, standing
 
 __all__ = ["CONFIG", "RunDir", "config_of", "limit_of", "recover", "reported", "standing"]

@@ -80,6 +80,46 @@ def test_a_tar_is_its_content(tmp_path: Path) -> None:
     assert print_of(pack(here, tmp_path / "a.tar")) != first
 
 
+@pytest.mark.parametrize("layout", ["classes", "train", "train and val", "all three"])
+def test_a_tar_is_the_folder_that_was_packed(tmp_path: Path, layout: str) -> None:
+    here = tmp_path / "here"
+    splits = {"classes": [""], "train": ["train"], "train and val": ["train", "val"]}
+    for split in splits.get(layout, ["train", "validation", "test"]):
+        make(here / split)
+        repaint(here / split / "cat" / "0.png")
+    for name in ("._0.png", "notes.pdf"):
+        (here / split / "cat" / name).write_bytes(b"%PDF")
+    found, packed = (load_data(s, image_size=8) for s in (here, pack(here, tmp_path / "a.tar")))
+    assert packed.fingerprint == found.fingerprint
+    assert (len(packed.train), len(packed.val)) == (len(found.train), len(found.val))
+    assert packed.classes == found.classes and packed.has_test == found.has_test
+    if packed.has_test:
+        assert len(packed.test()) == len(found.test())
+    assert any("1 .pdf" in note for note in packed.notes)
+    assert any("no test images" in note for note in packed.notes) != packed.has_test
+
+
+def test_a_link_in_a_tar_is_said_to_be_left_out(tmp_path: Path) -> None:
+    here = make(tmp_path / "here")
+    (here / "cow").symlink_to(here / "cat")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(here, "here")
+    data = load_data(tmp_path / "a.tar", image_size=8)
+    assert data.classes == ("cat", "dog")
+    assert any("1 link" in note for note in data.notes)
+
+
+def test_a_tar_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(DataError, match="cannot be read as a tar file"):
+        load_data(tmp_path / "a.tar", image_size=8)
+    here = make(tmp_path / "here" / "val").parent
+    (here / "train" / "cat").mkdir(parents=True)
+    (here / "train" / "cat" / "0.png").write_bytes((here / "val" / "cat" / "0.png").read_bytes())
+    with pytest.raises(DataError, match=r"1 class folder\(s\) of images \(cat\)"):
+        load_data(pack(here, tmp_path / "c.tar"), image_size=8)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_large_data_are_sampled_and_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool

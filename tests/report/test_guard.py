@@ -15,7 +15,7 @@ import pytest
 from sret_nas.report import guard
 from sret_nas.report.dashboard import Dashboard
 from sret_nas.report.guard import Bound
-from sret_nas.study.storage import with_all_trials
+from sret_nas.study.retrying import with_all_trials
 
 OWN = "127.0.0.1:8080"
 NEW = {"study_name": "planted", "directions": ["minimize"]}

@@ -184,7 +184,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(estimate, "estimate", stop)
     monkeypatch.setattr("sret_nas.latency.calibrate", stop)
     monkeypatch.setattr(dashboard.Dashboard, "serve", stop)
-    monkeypatch.setattr("sret_nas.study.storage.RETRY_S", 0.0)
+    monkeypatch.setattr("sret_nas.study.retrying.RETRY_S", 0.0)
     for name in ("SRET_NAS_STORAGE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,8 @@ import pytest
 from optuna.trial import TrialState
 
 from sret_nas.study.address import Address
-from sret_nas.study.storage import LOOKING, RetryingStorage, brief_reading, open_storage, snapshot
+from sret_nas.study.retrying import LOOKING, RetryingStorage, brief_reading, snapshot
+from sret_nas.study.storage import open_storage
 
 Lab = Any
 

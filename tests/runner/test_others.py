@@ -14,8 +14,9 @@ from optuna.trial import TrialState, create_trial
 from sret_nas.errors import ConfigError, SretNasError
 from sret_nas.runner import RunResult, load
 from sret_nas.study.address import Address
+from sret_nas.study.retrying import left_out
 from sret_nas.study.rundir import RunDir
-from sret_nas.study.storage import CONNECT, left_out, open_storage
+from sret_nas.study.storage import CONNECT, open_storage
 from sret_nas.study.trials import standing
 
 

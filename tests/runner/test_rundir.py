@@ -17,8 +17,8 @@ from sret_nas.errors import ConfigError, SretNasError
 from sret_nas.proxy import PRESETS
 from sret_nas.space import SearchSpace
 from sret_nas.study.config import RunConfig, code_of, other_versions, versions
+from sret_nas.study.failures import reported
 from sret_nas.study.rundir import RunDir, config_of
-from sret_nas.study.storage import reported
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(

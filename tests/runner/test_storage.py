@@ -12,9 +12,11 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from sret_nas.errors import ConfigError, SretNasError, UsageError
-from sret_nas.study import storage
+from sret_nas.study import retrying
 from sret_nas.study.address import Address
-from sret_nas.study.storage import RetryingStorage, hurried, open_storage, reported, transient
+from sret_nas.study.failures import reported, transient
+from sret_nas.study.retrying import RetryingStorage, hurried
+from sret_nas.study.storage import open_storage
 
 
 def away() -> Exception:
@@ -97,10 +99,10 @@ def test_patience_has_an_end_and_what_is_left_to_do_is_not_waited_for() -> None:
 
 
 def test_waits_grow_and_are_bounded() -> None:
-    longest = [max(storage._wait_s(attempt) for _ in range(50)) for attempt in range(12)]
+    longest = [max(retrying.wait_s(attempt) for _ in range(50)) for attempt in range(12)]
     assert longest[0] < 0.11
     assert longest == sorted(longest[:7]) + longest[7:]
-    assert max(longest) <= storage.LONGEST_WAIT_S
+    assert max(longest) <= retrying.LONGEST_WAIT_S
 
 
 def test_an_end_whose_answer_was_lost_is_still_ones_own() -> None:

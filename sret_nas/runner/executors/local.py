@@ -29,8 +29,8 @@ from sret_nas.runner.worker import Worker
 from sret_nas.space import clock
 from sret_nas.study.config import RunConfig
 from sret_nas.study.heartbeat import HeartbeatMonitor, me
+from sret_nas.study.retrying import LOOKING, say_on_stderr
 from sret_nas.study.rundir import RunDir
-from sret_nas.study.storage import LOOKING, say_on_stderr
 from sret_nas.study.trials import ATTEMPTS, RUNNING, hand_back, owner, sweep
 
 if TYPE_CHECKING:
