@@ -203,7 +203,7 @@ def _finish(outcome: SearchResult, form: Format) -> None:
     for reason, number in outcome.failures().items():
         note(f"  failed: {number} × {reason}")
     if outcome.exhausted:
-        note("everything in the space that can be tried has been")
+        note(f"the search ended early: {outcome.exhausted}")
     rejected = outcome.rejected()
     if rejected:
         words = ", ".join(f"{number} {reason}" for reason, number in rejected.items())

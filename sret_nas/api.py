@@ -32,6 +32,7 @@ from sret_nas.space.bundled import bundled
 from sret_nas.space.transform import Allow
 from sret_nas.study.config import RunConfig, code_of, commit, versions
 from sret_nas.study.objectives import parse
+from sret_nas.study.records import record
 from sret_nas.study.rundir import RunDir
 from sret_nas.units import Budget, parse_budgets
 
@@ -281,6 +282,8 @@ class _Told:
             if trial.number in self.told:
                 continue
             self.told.add(trial.number)
+            if record(trial).interrupted:
+                continue
             log.info("trial %d %s: %s", trial.number, trial.state.name.lower(), trial.values)
             for callback in self.callbacks:
                 callback(study, trial)

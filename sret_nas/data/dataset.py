@@ -67,6 +67,8 @@ class DataSet:
     fingerprint: str
     notes: tuple[str, ...]
     open_test: Callable[[], Items] | None
+    own_val: bool = False
+    """Whether the data brought validation images of their own."""
     listing: Source | None = None
     """What was found of a folder: another process here loads it without a look at the files."""
     former_fingerprint: Callable[[], str] = lambda: ""
@@ -121,6 +123,7 @@ class DataSet:
             "classes": list(self.classes[:MOST_NAMED]),
             "train": len(self.train),
             "val": len(self.val),
+            "own_val": self.own_val,
             "notes": list(self.notes),
         }
 
@@ -206,6 +209,7 @@ def load_data(
         fingerprint=_fingerprint(methodcaller("fingerprint"), found, chosen, val_chosen),
         notes=(*found.notes, *grown, *_remarks(found, splits)),
         open_test=found.test,
+        own_val=found.val is not None,
         listing=found if isinstance(train, FileItems) else None,
         former_fingerprint=functools.partial(
             _fingerprint, methodcaller("former_fingerprint"), found, chosen, val_chosen

@@ -124,9 +124,9 @@ class RunResult:
         return left_out(self.study)
 
     @property
-    def exhausted(self) -> bool:
-        """Whether everything that could be tried has been."""
-        return bool(self._attributes.get("exhausted"))
+    def exhausted(self) -> str:
+        """Why no more candidates were found; empty where more would have been."""
+        return str(self._attributes.get("exhausted") or "")
 
     # -- counts and seconds ------------------------------------------------------------------
 

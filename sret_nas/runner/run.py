@@ -231,7 +231,8 @@ class _Work:
     def _complete(self) -> bool:
         limit = limit_of(self.study, self.config)
         outcome = RunResult(self.run, self.config, self.study)
-        enough = outcome.exhausted or (limit is not None and len(standing(self.study)) >= limit)
+        tried = len(standing(self.study))
+        enough = bool(outcome.exhausted) or (limit is not None and tried >= limit)
         return self.deadline is None or (enough and not to_confirm(outcome))
 
 

@@ -61,7 +61,7 @@ Asked = tuple[optuna.Trial, Architecture, dict[str, float]]
 
 
 class Stopped(Exception):  # noqa: N818
-    """The search was asked to stop while a candidate trained."""
+    """The search was asked to stop while a candidate was looked for, or trained."""
 
 
 class Unfit(Exception):  # noqa: N818
@@ -107,12 +107,13 @@ class Worker:
         space: The search space.
         evaluator: Trains candidates.
         fits: Whether an architecture exists at the evaluator's scale.
-        stop: Whether to come to an end; asked after every epoch.
+        stop: Whether to come to an end; asked after every epoch and before every proposal.
         clock: Tells latencies; needed where a bound or an objective is one.
         comparer: Measures the latency of what was trained to the end; else it stays as
             ``clock`` told it.
         slot: Where it works.
         until: When its time is up, confirming included, as ``time.monotonic``; or never.
+        watch: Called before every candidate and after every epoch.
     """
 
     run: RunDir
@@ -126,6 +127,7 @@ class Worker:
     comparer: Comparer | None = None
     slot: Slot = field(default_factory=lambda: Slot("cpu"))
     until: float | None = None
+    watch: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.who: WorkerId = me(self.slot.team)
@@ -152,7 +154,7 @@ class Worker:
             self.config.budgets,
             self.config.sampler,
             self.config.seed,
-            accepts=self.known.reject,
+            accepts=self._why_rejected,
             first=published(self.space, self.config),
             objectives=self.goals,
         )
@@ -171,7 +173,10 @@ class Worker:
         """Try candidates until the run has enough and nobody else is at one, or is stopped."""
         with reported(self.run.label), self.heartbeat, self._holding(), _settled():
             pause = pauses()
-            while not (self.stop() or self._late() or self._left):
+            while True:
+                self.watch()
+                if self.stop() or self._late() or self._left:
+                    return
                 asked = self._ask()
                 if asked is not None:
                     self._try(asked)
@@ -262,11 +267,25 @@ class Worker:
                 return None
             except Unfit as error:
                 self._refuse(str(error))
+            except Stopped:
+                self._give("stopped")
+                return None
             except SpaceExhausted as error:
                 self._give_up(str(error))
                 return None
             except optuna.exceptions.UpdateFinishedTrialError:  # given up by the others
                 self._release()
+
+    def _why_rejected(self, arch: Architecture) -> str | None:
+        """Why an architecture cannot be tried, if so; measuring many may take minutes.
+
+        Raises:
+            Stopped: the search is to come to an end.
+        """
+        reason = self.known.reject(arch)
+        if reason is not None and (self.stop() or self._late()):
+            raise Stopped
+        return reason
 
     def _ask_study(self) -> optuna.Trial:
         """The next trial; parameters that somebody has enqueued must be of the space.
@@ -370,7 +389,7 @@ class Worker:
                 "raise the bound, or choose another space or proxy",
             )
         self._exhausted_at = returned(self.study.get_trials(deepcopy=False))
-        self.study.set_user_attr("exhausted", True)
+        self.study.set_user_attr("exhausted", why)
 
     def _try(self, asked: Asked) -> None:
         # A finished trial takes no more: the others gave this worker up, and try again.
@@ -384,6 +403,7 @@ class Worker:
         def after_epoch(result: EpochResult) -> bool:
             curve.append({key: getattr(result, key) for key in CURVE})
             write(trial, curve=curve)
+            self.watch()
             rungs = self.evaluator.rungs
             go_on = True
             if result.epoch in rungs[:-1]:
@@ -507,6 +527,7 @@ class Worker:
         arch = record(trial).architecture
 
         def after_epoch(_: EpochResult) -> bool:
+            self.watch()
             if self.stop():
                 raise Stopped
             return True

@@ -384,3 +384,19 @@ def test_what_was_handed_back_is_not_counted_as_done_here(lab: Lab) -> None:
     study.tell(lost, state=TrialState.FAIL)
     outcome = RunResult(worker.run, worker.config, study)
     assert _sum(outcome, worker.who.team).startswith("4 candidates here; ")
+
+
+def test_a_stop_is_heeded_between_two_measurements(lab: Lab) -> None:
+    """Where everything is too slow, looking for a candidate takes minutes."""
+    asked: list[str] = []
+
+    def clock(arch: Architecture, batch: int) -> Timing:
+        asked.append(arch.id)
+        return Timing(9.0, 0.0, "measured")
+
+    worker = lab.worker(lab.config(budget=("1ms",)), stop=lambda: len(asked) >= 3, clock=clock)
+    worker.search()
+    assert len(asked) == 3
+    (trial,) = worker.study.trials
+    assert trial.user_attrs["interrupted"] == "stopped"
+    assert "exhausted" not in worker.study.user_attrs

@@ -72,19 +72,6 @@ class Stop:
         return self.deadline is not None and time.monotonic() > self.deadline
 
 
-class _Watching(Stop):
-    """Looks on whenever the work asks whether to stop."""
-
-    def __init__(self, stop: Stop, look: Callable[[], None]) -> None:
-        super().__init__(stop.event, stop.deadline, stop.parent)
-        self.look = look
-
-    def __call__(self) -> bool:
-        """Look, then say."""
-        self.look()
-        return super().__call__()
-
-
 class MakeWorker(Protocol):
     """Makes a worker in its process."""
 
@@ -202,8 +189,9 @@ class InlineExecutor:
 
     def work(self, study: optuna.Study) -> None:
         """Do the work of the run."""
-        stop = _Watching(self.stop, lambda: self.watch(study))
-        self.make(self.run, self.config, stop, self.slot, quiet=False).work()
+        worker = self.make(self.run, self.config, self.stop, self.slot, quiet=False)
+        worker.watch = lambda: self.watch(study)
+        worker.work()
         self.watch(study)
 
 
