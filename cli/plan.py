@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sret_nas.units import format_quantity
 
-from .output import Column, Format, count, emit, print_json, status
+from .output import Column, Format, count, emit, note, print_json, status
 from .view import duration
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def expectation(config: RunConfig, data: DataSet, left: Left) -> str:
     how = "by what those before took"
     if work is None:
         work, how = measured(config, data, left).seconds, "by the speed measured just now"
-    return _said(work, left) + f", {how}"
+    more = " of training; a latency that is not predicted takes 2 s more" * bool(config.latency)
+    return _said(work, left) + f"{more}, {how}"
 
 
 def _said(work_s: float, left: Left) -> str:
@@ -134,6 +135,14 @@ def show_plan(
         progress("looking at the space")
         tell = clock(config.device, config.latency_dtype, config.latency_mode) if timed else None
         feasible = check(space, config.budgets, seed=config.seed, clock=tell)
+    if timed and not feasible.share.value:
+        for spread in feasible.spreads:
+            if spread.metric.startswith("latency_ms"):
+                low = format_quantity("latency_ms", spread.low)
+                note(
+                    f"warning: of all that were sampled the fastest takes {low}: "
+                    "raise the bound or choose another space"
+                )
     seconds = expected.seconds if left.seconds is None else min(left.seconds, expected.seconds)
     images = expected.images
     if left.candidates is None:

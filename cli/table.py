@@ -74,7 +74,10 @@ def show(
     Columns that are empty in every row are left out without a word.
     """
     shown = [_Shown(column, tuple(_cell(column, row) for row in rows)) for column in columns]
-    shown = [one for one in shown if not rows or set(one.cells) != {NOTHING}]
+    if rows:
+        shown = [one for one in shown if set(one.cells) != {NOTHING}]
+    else:
+        shown = [one for one in shown if one.column.rank == 0]
     inside, below, left_out = _fit(shown, console.width)
     if title:
         console.print(Text(title, style="italic"))

@@ -333,6 +333,8 @@ def _remarks(found: Source, splits: dict[str, Split]) -> list[str]:
     remarks = [
         f"{len(split.unreadable):,} {name} images cannot be decoded and were skipped, "
         f"the first: {split.unreadable[0]}"
+        if len(split.unreadable) > 1
+        else f"1 {name} image cannot be decoded and was skipped: {split.unreadable[0]}"
         for name, split in splits.items()
         if split.unreadable
     ]

@@ -10,6 +10,7 @@ Requires torch.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import statistics
 import time
@@ -18,7 +19,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch.utils.benchmark import Timer
+
+_extensions = logging.getLogger("torch.utils.cpp_extension")
+_before, _extensions.disabled = _extensions.disabled, True  # it warns of a compiler for CUDA
+from torch.utils.benchmark import Timer  # noqa: E402
+
+_extensions.disabled = _before
 
 Turn = Callable[[int], list[float]]
 """Runs a call that many times; seconds of each run."""

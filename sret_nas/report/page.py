@@ -136,7 +136,7 @@ def _why(outcome: RunResult, best: Member) -> list[str]:
     name = words.NAMES[goal.name]
     most = "lowest" if goal.direction == "minimize" else "highest"
     if len(standing) == 1:
-        first = "It is the only architecture on the front"
+        first = "It is the only architecture that stands on the front"
     else:
         first = f"It has the {most} {name} of the {len(standing)} architectures on the front"
     if best.confirmation:
@@ -153,7 +153,9 @@ def _why(outcome: RunResult, best: Member) -> list[str]:
         )
     lost = len(members) - len(standing)
     if lost:
-        told.append(f"{lost} of the front fell behind another once confirmed, and do not count.")
+        told.append(
+            f"{lost} of the front fell behind another once confirmed, and no longer count{'s' * (lost == 1)}."
+        )
     told += words.cheaper(outcome, best)
     return told
 

@@ -104,7 +104,7 @@ def _progress(name: str, study: Study, attributes: dict[str, Any]) -> Progress:
         run=name,
         space=config.get("space", {}).get("name"),
         budget=", ".join(config.get("budget", ())),
-        finished=len(trials) - states[TrialState.RUNNING],
+        finished=sum(number for state, number in states.items() if state.is_finished()),
         wanted=config.get("trials"),
         running=len(running),
         workers=len({who.name for who in holders if who}),

@@ -313,11 +313,14 @@ def architecture(path: Path | str, number: int) -> Architecture:
     elsewhere = os.environ.get(address.ENV)
     known = RunDir(Path(path)).exists or not elsewhere
     outcome = load(path) if known else load(storage=elsewhere, study=str(path))
-    for trial in outcome.trials:
-        if trial.number == number and record(trial).has_architecture:
-            return record(trial).architecture
+    found = next((trial for trial in outcome.trials if trial.number == number), None)
+    if found is not None and record(found).has_architecture:
+        return record(found).architecture
     done = [t.number for t in outcome.trials if t.state == TrialState.COMPLETE]
-    raise UsageError(
-        f"{path}#{number}: the run has no such trial; it has {len(outcome.trials)}",
-        f"complete ones: {', '.join(map(str, done[:20]))}",
-    )
+    if found is not None:
+        why = f"trial {number} has no architecture yet: it is {found.state.name.lower()}"
+    elif number < len(outcome.trials) + outcome.foreign:
+        why = f"trial {number} was not made by sret-nas search"
+    else:
+        why = f"the run has no such trial; it has {len(outcome.trials)}"
+    raise UsageError(f"{path}#{number}: {why}", f"complete ones: {', '.join(map(str, done[:20]))}")

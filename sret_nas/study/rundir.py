@@ -133,7 +133,9 @@ class RunDir:
             return config_of(self.study())
         if not self.exists:
             raise ConfigError(
-                f"{self.path} is not a run: it has no config.yaml", "sret-nas search makes runs"
+                f"{self.path} is not a run: "
+                + ("it has no config.yaml" if self.path.is_dir() else "there is no such folder"),
+                "sret-nas search makes runs",
             )
         with _naming_versions(self.label, lambda: files.read(self.config_file)[0]):
             return files.load(RunConfig, self.config_file)
