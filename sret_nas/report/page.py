@@ -153,8 +153,9 @@ def _why(outcome: RunResult, best: Member) -> list[str]:
         )
     lost = len(members) - len(standing)
     if lost:
+        counts = "counts" if lost == 1 else "count"
         told.append(
-            f"{lost} of the front fell behind another once confirmed, and no longer count{'s' * (lost == 1)}."
+            f"{lost} of the front fell behind another once confirmed, and no longer {counts}."
         )
     told += words.cheaper(outcome, best)
     return told

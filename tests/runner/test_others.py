@@ -11,8 +11,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from sret_nas.errors import ConfigError, SretNasError
-from sret_nas.runner import RunResult, load
+from sret_nas.errors import ConfigError, SretNasError, UsageError
+from sret_nas.runner import RunResult, architecture, load
+from sret_nas.runner.listing import below
 from sret_nas.study.address import Address
 from sret_nas.study.retrying import left_out
 from sret_nas.study.rundir import RunDir
@@ -89,6 +90,22 @@ def test_trials_of_others_are_left_out_and_counted(lab: Any) -> None:
     assert outcome.foreign == left_out(outcome.study) == 2
     assert len(outcome.trials) == 2 and outcome.front
     outcome.write()
+
+
+def test_what_a_trial_without_an_architecture_is_is_said(lab: Any) -> None:
+    run, config, study = begun(lab)
+    lab.worker(config, study).search()
+    study.add_trial(create_trial(values=[1.0, 2.0]))
+    study.enqueue_trial({"x": 1})
+    for number, why in (
+        (2, "was not made by sret-nas search"),
+        (3, "has no architecture yet: it is waiting"),
+        (9, "the run has no such trial"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            architecture(run.path, number)
+    (row,) = below(run.path.parent)
+    assert (row.finished, row.wanted) == (2, 2)
 
 
 def test_enqueued_trials_are_run_and_unfit_ones_refused(
