@@ -156,6 +156,8 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _announce(prepared: Search) -> None:
+    from sret_nas.runner.listing import of_other_data
+
     run, config, images = prepared.run, prepared.config, prepared.data
     note(f"device  {prepared.choice}")
     for bound in prepared.bounds:
@@ -166,6 +168,9 @@ def _announce(prepared: Search) -> None:
         note(f"note: the run was begun with other versions and goes on with {mixed}")
     plan = config.proxy
     note(f"run     {run.path}")
+    earlier = None if run.exists else of_other_data(run, config)
+    if earlier is not None:
+        note(f"note: a new run: the data have changed since {earlier} was begun")
     if not run.own_database:
         note(f"study   {run.study_name} in {run.address}; more machines: sret-nas worker")
     if run.set_aside:

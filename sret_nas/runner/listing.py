@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from optuna.trial import TrialState
 from sret_nas.errors import ConfigError, SretNasError
 from sret_nas.runner.confirmation import at_work
 from sret_nas.study.address import Address
+from sret_nas.study.config import RunConfig
 from sret_nas.study.failures import reported
 from sret_nas.study.heartbeat import WorkerId
 from sret_nas.study.records import confirmations
@@ -89,6 +91,23 @@ def below(folder: Path) -> list[Progress]:
         except SretNasError as error:
             found.append(Progress(str(path), problem=str(error).splitlines()[0]))
     return found
+
+
+def of_other_data(run: RunDir, config: RunConfig) -> Path | None:
+    """A run beside a new one that differs in its data alone, as when an image was changed.
+
+    Args:
+        run: Not begun yet.
+        config: What it is asked for.
+    """
+    asked = config.identity() | {"data": None}
+    for file in sorted(run.path.parent.glob(f"{config.name.rpartition('-')[0]}-*/config.yaml")):
+        with contextlib.suppress(SretNasError):
+            earlier = RunDir(file.parent).config()
+            same_source = earlier.data["source"] == config.data["source"]
+            if same_source and earlier.identity() | {"data": None} == asked:
+                return file.parent
+    return None
 
 
 def _progress(name: str, study: Study, attributes: dict[str, Any]) -> Progress:

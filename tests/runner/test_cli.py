@@ -533,3 +533,23 @@ def test_workers_here_get_the_list_of_the_files(
     done = search("--data", tmp_path / "images", "--trials", 2, workers=2)
     assert done.code == 0, done.err
     assert [len(worker.evaluator.evaluator.data.train) for worker in made] == [32, 32]
+
+
+def test_a_new_run_for_changed_data_says_so(
+    cli: Cli, proxy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for k in range(20):
+        path = tmp_path / "images" / "ab"[k % 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), k).save(path)
+    command = ("search", "smoke", "--proxy", proxy, "--data", "images", "--workers", 1)
+    first = cli(*command, "--trials", 1)
+    assert first.code == 0 and "data have changed" not in first.err
+    assert "data have changed" not in cli(*command, "--trials", 1, "--dry-run").err
+    Image.new("L", (28, 28), 99).save(path)
+    (known,) = (tmp_path / "runs").iterdir()
+    changed = cli(*command, "--trials", 1, "--dry-run")
+    assert f"the data have changed since runs/{known.name} was begun" in changed.err
+    other = cli(*command, "--trials", 1, "--dry-run", "--seed", 1)
+    assert "data have changed" not in other.err
