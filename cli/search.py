@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sret_nas.errors import SretNasError, UsageError
+from sret_nas.errors import SretNasError
 
 from .engine import LOCAL, EngineOption, tell_cluster
 from .output import Format, FormatOption, JsonOption, note, status
@@ -19,7 +18,6 @@ from .where import CodeOption, StorageOption, StudyOption, space_of, tell_foreig
 if TYPE_CHECKING:
     from sret_nas.api import Search, SearchResult
     from sret_nas.data import DataSet
-SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def search(
@@ -95,7 +93,6 @@ def search(
     The same command goes on with a run that was interrupted.
     """
     form = Format.json if as_json else form
-    limit_s = _seconds(timeout)
     found = space_of(space, allow_code)
     from sret_nas import api
 
@@ -104,10 +101,10 @@ def search(
         prepared = api.prepare(
             found,
             budget=budget or (),
-            objectives=[name.strip() for name in objectives.split(",")],
+            objectives=objectives,
             data=data,
             trials=trials,
-            timeout=limit_s,
+            timeout=timeout,
             proxy=proxy,
             sampler=sampler,
             seed=seed,
@@ -144,15 +141,6 @@ def search(
         raise typer.Exit(130)
     if result.ending == "timeout":
         note("the time is up; with a longer --timeout the same command goes on")
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
-    if not match or match[2] not in SECONDS or not float(match[1]):
-        raise UsageError(f"--timeout: given '{text}'; allowed: e.g. 90s, 30m, 2h")
-    return float(match[1]) * SECONDS[match[2]]
 
 
 def _announce(prepared: Search) -> None:

@@ -34,7 +34,7 @@ from sret_nas.study.config import RunConfig, code_of, commit, versions
 from sret_nas.study.objectives import parse
 from sret_nas.study.records import record
 from sret_nas.study.rundir import RunDir
-from sret_nas.units import Budget, parse_budgets
+from sret_nas.units import Budget, parse_budgets, parse_duration
 
 USUAL = 24
 """Candidates where neither trials nor a time are given: ten minutes of ``fast`` on two cores."""
@@ -123,11 +123,11 @@ class Search:
 def prepare(
     space: SearchSpace | str | Path | Mapping[str, Any] = "sret",
     *,
-    budget: Sequence[Budget | str] = (),
-    objectives: Sequence[str] = ("val_loss", "macs"),
+    budget: str | Sequence[Budget | str] = (),
+    objectives: str | Sequence[str] = ("val_loss", "macs"),
     data: str | Path = "demo",
     trials: int | None = None,
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     proxy: str | Path | Mapping[str, Any] | Proxy = AUTO,
     sampler: str = AUTO,
     seed: int = 0,
@@ -148,12 +148,12 @@ def prepare(
 
     Args:
         space: Name of a bundled space, a file, a mapping or a ``SearchSpace``.
-        budget: Upper bounds such as ``4GFLOPs``, ``5Mparams``, ``2ms@32``, ``1GiB``.
+        budget: Upper bounds such as ``4GFLOPs``, ``5Mparams``, ``2ms@32``, ``1GiB``, or one.
         objectives: One of ``val_loss`` and ``val_accuracy``, and at least one of ``macs``,
             ``params``, ``latency_ms`` and ``peak_bytes``.
         data: As in ``load_data``.
         trials: Candidates over the whole run; default 24, or no limit with a timeout.
-        timeout: Seconds over the whole run, confirming included.
+        timeout: Of the whole run, confirming included: seconds, or ``30m``.
         proxy: A preset, a file, a mapping or a ``Proxy``; ``auto`` is the device's.
         sampler: ``auto`` or one of ``sret_nas.runner.SAMPLERS``.
         seed: Of everything random.
@@ -174,6 +174,13 @@ def prepare(
         SretNasError: something of it cannot be; with what is allowed.
         InfeasibleError: nothing satisfies the budget.
     """
+    if isinstance(budget, str):
+        budget = [budget]
+    if isinstance(objectives, str):
+        objectives = [name.strip() for name in objectives.split(",")]
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise UsageError(f"seed: given {seed!r}", "allowed: a whole number from 0 to 2,147,483,647")
+    limit_s = None if timeout is None else parse_duration(timeout)
     budgets, goals = parse_budgets(budget), parse(objectives)
     found = SearchSpace.load(space, allow_code)
     sampler, who = check_sampler(sampler), engine_of(engine)
@@ -200,8 +207,8 @@ def prepare(
         device=choice.name,
         latency_mode=latency_mode,
         latency_dtype=latency_dtype,
-        trials=trials or (None if timeout else USUAL),
-        timeout_s=timeout,
+        trials=USUAL if trials is None and limit_s is None else trials,
+        timeout_s=limit_s,
         workers=workers,
         versions=versions(),
         commit=commit(),

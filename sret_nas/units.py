@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
-from sret_nas.errors import BudgetError, Problem
+from sret_nas.errors import BudgetError, Problem, UsageError
 
+DURATIONS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+"""Seconds of each unit of time."""
 SI = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
 UNITS = {
@@ -208,3 +210,21 @@ def _scaled(value: float) -> tuple[str, str]:
             # Without trailing exponent: a count past 1000T keeps all its digits.
             return (shown if "e" not in shown else f"{value / factor:,.0f}"), prefix
     raise AssertionError("unreachable")
+
+
+def parse_duration(written: float | str) -> float:
+    """A time in seconds, from a number of them or as people write it.
+
+    Example:
+        >>> parse_duration("30m"), parse_duration(90)
+        (1800.0, 90)
+
+    Raises:
+        UsageError: it is none, or not more than 0.
+    """
+    if not isinstance(written, str):
+        return written
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", written.lower())
+    if not match or match[2] not in DURATIONS or not float(match[1]):
+        raise UsageError(f"--timeout: given '{written}'; allowed: e.g. 90s, 30m, 2h")
+    return float(match[1]) * DURATIONS[match[2]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,6 +105,38 @@ def test_what_a_callback_raises_ends_the_search(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         sret_nas.search("smoke", out=tmp_path / "run", callbacks=[fail], **OPTIONS)
     assert sret_nas.search("smoke", out=tmp_path / "run", **OPTIONS).ending == "done"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "trials: given 0; allowed: at least 1"),
+        ({"trials": "3"}, "trials: given '3'; allowed: a whole number"),
+        ({"timeout": -1}, "timeout_s: given -1; allowed: more than 0"),
+        ({"timeout": "soon"}, "timeout: given 'soon'; allowed: e.g. 90s"),
+        ({"timeout": float("nan")}, "timeout_s: given nan; allowed: a finite number"),
+        ({"workers": 0}, "workers: given 0; allowed: at least 1"),
+        ({"seed": -1}, "seed: given -1"),
+        ({"seed": True}, "seed: given True"),
+        ({"budget": [3]}, "budget '3': given a int; allowed: text"),
+        ({"objectives": "macs"}, "one of them must be trained"),
+        ({"device": "tpu"}, "no such device here: tpu"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(sret_nas.SretNasError, match=re.escape(message)):
+        sret_nas.search("smoke", out=tmp_path / "run", **OPTIONS | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_as_on_the_command_line(tmp_path: Path) -> None:
+    options = OPTIONS | {"trials": 1, "timeout": "5m"}
+    options |= {"budget": "1M MACs", "objectives": "loss, params"}
+    found = sret_nas.search("smoke", out=tmp_path / "run", **options)
+    assert found.config.objectives == ("val_loss", "params")
+    assert found.config.timeout_s == 300 and len(found.config.budget) == 1
 
 
 def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sret_nas.errors import BudgetError, ConfigError
-from sret_nas.units import BINARY, SI, Budget, format_count, format_quantity, parse_budgets
+from sret_nas.errors import BudgetError, ConfigError, UsageError
+from sret_nas.units import (
+    BINARY,
+    SI,
+    Budget,
+    format_count,
+    format_quantity,
+    parse_budgets,
+    parse_duration,
+)
 
 UNIT_OF = {"macs": "MACs", "params": "params", "peak_bytes": "B"}
 
@@ -167,3 +175,16 @@ def test_exact_is_short_where_it_can_be() -> None:
     assert Budget.parse("4GFLOPs").exact == "4G MACs"
     assert Budget.parse("1000ms@2").exact == "1000.0 ms@2"
     assert Budget.parse("1234567 params").exact == "1234567 params"
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("90s", 90), ("1.5h", 5400), (" 2 min ", 120), ("7", 7), (2.5, 2.5)]
+)
+def test_durations(written: float | str, seconds: float) -> None:
+    assert parse_duration(written) == seconds
+
+
+@pytest.mark.parametrize("written", ["", "0s", "-1s", "1 day", "nan", "1e3s", "s"])
+def test_what_is_no_duration(written: str) -> None:
+    with pytest.raises(UsageError, match="timeout: given"):
+        parse_duration(written)
