@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,19 +40,25 @@ def kendall(by: str, values: Sequence[float], final: Sequence[float], seed: int)
         final: Loss of each at the end.
         seed: Of the bootstrap.
     """
-    n = len(values)
-    x, y = (np.sign(np.subtract.outer(v, v)) for v in (values, final))
-    # A bootstrap sample is how often each candidate is in it; the first row is all of them once.
-    rng = np.random.default_rng(seed)
-    times = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)])
+    from scipy.stats import DegenerateDataWarning, bootstrap, kendalltau
 
-    def pairs(of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        total: npt.NDArray[np.float64] = np.sum(times @ of * times, axis=1)
-        return total
+    def tau(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+        return float(kendalltau(x, y).statistic)
 
-    ordered = np.sqrt(pairs(np.abs(x)) * pairs(np.abs(y)))
-    taus = pairs(x * y)[ordered > 0] / ordered[ordered > 0]
-    if not ordered[0]:  # all equal: nothing to order
+    n, whole = len(values), tau(values, final)
+    if np.isnan(whole):  # all equal: nothing to order
         return Order(by, 0.0, -1.0, 1.0, n)
-    low, high = np.percentile(taus[1:], [2.5, 97.5]) if len(taus) > 1 else (-1.0, 1.0)
-    return Order(by, float(taus[0]), float(low), float(high), n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # samples in which all are equal
+        found = bootstrap(
+            (values, final),
+            tau,
+            paired=True,
+            vectorized=False,
+            n_resamples=BOOTSTRAPS,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    found = found[~np.isnan(found)]
+    low, high = np.percentile(found, [2.5, 97.5]) if len(found) else (-1.0, 1.0)
+    return Order(by, whole, float(low), float(high), n)
