@@ -17,6 +17,7 @@ import typer
 
 from sret_nas import __version__
 from sret_nas.errors import SretNasError
+from sret_nas.noise import quiet_libraries
 
 from . import (
     calibrate,
@@ -130,6 +131,7 @@ def _of_machine(error: OSError | MemoryError | ImportError) -> tuple[str, str | 
 def main() -> None:
     """Entry point of the console command."""
     output.print_in_any_encoding()
+    quiet_libraries()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -157,3 +157,28 @@ def test_machine_formats_are_raw(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_usage_error_keeps_the_name_of_its_command(cli: Cli) -> None:
     assert "sret-nas profile --help" in cli("profile").err
+
+
+QUIET = """
+import logging, sys
+from sret_nas.noise import quiet_libraries
+assert "optuna" not in sys.modules
+{call}
+import optuna
+from sret_nas.study.address import Address
+from sret_nas.study.storage import open_storage
+open_storage(Address.parse("sqlite:///study.db"))
+verbosity, pool = optuna.logging.get_verbosity(), logging.getLogger("sqlalchemy.pool")
+print(verbosity == optuna.logging.ERROR, pool.level)
+"""
+
+
+@pytest.mark.parametrize(("call", "said"), [("quiet_libraries()", "True 50"), ("", "False 0")])
+def test_libraries_are_quiet_in_the_command_and_as_they_were_elsewhere(
+    call: str, said: str, tmp_path: Path
+) -> None:
+    code = QUIET.format(call=call)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.strip() == said, done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import time
 import warnings
@@ -64,9 +63,6 @@ def open_storage(
         SretNasError: it does not answer, or does not let us in.
     """
     _look_for_file(address, create)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # of what is retried, nothing is shown
-    for name in ("sqlalchemy.pool", "sqlalchemy.engine"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     start, told = time.monotonic(), False
     for attempt in itertools.count(1):
         try:

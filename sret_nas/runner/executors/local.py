@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import optuna
 
 from sret_nas.errors import InfeasibleError, SretNasError, UsageError
+from sret_nas.noise import quiet_libraries
 from sret_nas.runner import crashes
 from sret_nas.runner.comparison import comparer
 from sret_nas.runner.lease import Leased, lease
@@ -345,6 +346,7 @@ def _work(
     make: MakeWorker,
 ) -> None:
     """The body of a worker process."""
+    quiet_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:

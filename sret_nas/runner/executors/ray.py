@@ -24,6 +24,7 @@ from typing import Any
 import optuna
 
 from sret_nas.errors import SretNasError, UsageError
+from sret_nas.noise import quiet_libraries
 from sret_nas.runner.executors.local import POLL_S, MakeWorker, Stop, Watch, judge, make_worker
 from sret_nas.runner.slots import Slot, slots
 from sret_nas.study.address import Address
@@ -116,6 +117,7 @@ class Actor:
         Returns:
             What a process would end with: a code, and what to say of it.
         """
+        quiet_libraries()
         deadline = None if left_s is None else time.monotonic() + left_s
         try:
             refuse_other_versions(config.model_dump(), f"machine {me().name.split('/')[0]}: run")
