@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -140,7 +141,8 @@ class PictureItems(Items):
             with self.open_image(index) as image, Room().taken(image, 8):
                 image.load()
         except UNREADABLE as error:
-            return shown(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            text = re.sub(r"\s*<_io\.\w+ object at 0x\w+>", "", str(error))
+            return shown(text.splitlines()[0] if text else type(error).__name__)
         return "cannot be decoded"
 
     def _kind(self, index: int) -> str | None:

@@ -102,7 +102,7 @@ def _list(path: Path, tell: Tell) -> _Listing:
             if number % EVERY == 0:
                 tell(f"looking for images: {len(found.images):,} in {number:,} members")
             file.members = []  # type: ignore[attr-defined]  # a million of them take a gigabyte
-            parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
+            parts = tuple(part for part in member.name.split("/") if part not in ("", ".", ".."))
             if member.isdir() or any(part.startswith(".") for part in parts):
                 continue
             suffix = os.path.splitext(member.name)[1].lower()

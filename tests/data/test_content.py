@@ -109,6 +109,14 @@ def test_a_link_in_a_tar_is_said_to_be_left_out(tmp_path: Path) -> None:
     assert any("1 link" in note for note in data.notes)
 
 
+def test_an_image_in_a_tar_that_is_none_is_named(tmp_path: Path) -> None:
+    here = make(tmp_path / "here", images=30)
+    (here / "cat" / "0.png").write_bytes(b"no image")
+    data = load_data(pack(here, tmp_path / "a.tar"), image_size=8)
+    (note,) = [note for note in data.notes if "cannot be decoded" in note]
+    assert note.endswith("a.tar: cat/0.png: cannot identify image file")  # and no address
+
+
 def test_a_tar_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(DataError, match="cannot be read as a tar file"):
