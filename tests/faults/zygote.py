@@ -26,6 +26,7 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import SretNasError, TrainingError
 from sret_nas.evaluate import Metrics, Report, TableEvaluator
+from sret_nas.noise import quiet_libraries
 from sret_nas.runner.executors.local import Stop
 from sret_nas.runner.slots import Slot
 from sret_nas.runner.worker import Worker
@@ -131,6 +132,7 @@ def work(order: dict[str, Any]) -> int:
 
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    quiet_libraries()  # as in workers' processes
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
