@@ -255,6 +255,16 @@ def test_a_total_is_what_its_formula_says_as_an_int(seed: int) -> None:
             assert type(getattr(found, name)) is int
 
 
+@pytest.mark.parametrize("scale", [True, False])
+def test_attention_is_the_peak_where_nothing_else_is_wide(scale: bool) -> None:
+    """Its input, the stage's, qkv, its result, the projection and, scaled, the branch; the sum."""
+    stage = {"heads": 4, "head_dim": 8, "mlp_ratio": 1.0, "nll_ratio": 0.0}
+    settings = {"image_size": 16, "stem_stride": 1, "in_chans": 1, "num_classes": 10}
+    cost = sret_nas.cost(Architecture.load(settings | {"residual_scale": scale, "stages": [stage]}))
+    grid = 16 * 16 * 32
+    assert cost.peak_bytes == 4 * (cost.params + 16 * 16 + (7 + scale) * grid)
+
+
 def test_cost_is_a_value_and_free_of_torch() -> None:
     cost = sret_nas.cost(zoo.PUBLISHED["sret_t"])
     assert cost == sret_nas.cost(zoo.PUBLISHED["sret_t"])
