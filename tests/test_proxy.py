@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import run
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sret_nas.arch import Architecture, Stage
 from sret_nas.data import load_data
 from sret_nas.errors import ConfigError
-from sret_nas.proxy import PRESETS, Proxy, choose
+from sret_nas.evaluate import ProxyEvaluator
+from sret_nas.proxy import PRESETS, Proxy, Recipe, choose
+from sret_nas.training import Trainer, trainer
 from sret_nas.zoo import PUBLISHED
+
+quick = settings(max_examples=100, deadline=None)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -89,3 +99,111 @@ def test_work_of_a_search_by_hand():
 def test_needs_no_torch():
     code = "import sys, sret_nas.proxy; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+TINY = {
+    "image_size": 8, "stem_stride": 2, "width": 1.0, "subset": 48, "val_images": 20, "epochs": 4,
+    "rungs": (1, 2, 4), "seeds": 3, "batch": 16,
+}  # fmt: skip
+"""Of every field of a proxy that a recipe has not, and the epochs that rungs are of."""
+DESIGN = Architecture(
+    stages=(Stage(heads=1, head_dim=8, mlp_ratio=1.0), Stage(heads=2, head_dim=8, mlp_ratio=1.0)),
+    image_size=64, stem_stride=8, in_chans=3, num_classes=1000,
+)  # fmt: skip
+
+
+@dataclass
+class Trained:
+    """What one training of ``DESIGN`` was."""
+
+    arch: Architecture
+    image_size: int
+    train: int
+    val: int
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
+    """Train for an epoch by ``TINY`` with changes."""
+
+    def train(**changes: Any) -> Trained:
+        proxy = Proxy.load(TINY | changes)
+        built: list[Architecture] = []
+        validated: list[int] = []
+
+        def create_model(arch: Architecture, **options: Any) -> Any:
+            built.append(arch)
+            return create(arch, **options)
+
+        def validate(self: Trainer, split: Any) -> tuple[float, float]:
+            validated.append(len(split))
+            return real(self, split)
+
+        create, real = trainer.create_model, Trainer.validate
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "create_model", create_model)
+            patch.setattr(Trainer, "validate", validate)
+            data = load_data(**proxy.load_options())
+            metrics = ProxyEvaluator(proxy, data).evaluate(DESIGN, report=lambda _: False)
+        return Trained(built[0], data.image_size, metrics.images, validated[0])
+
+    return train
+
+
+def test_each_field_of_a_proxy_changes_what_is_trained(trained: Callable[..., Trained]) -> None:
+    usual = trained()
+    assert (usual.image_size, usual.train, usual.val) == (8, 48, 20)
+    assert (usual.arch.image_size, usual.arch.stem_stride) == (8, 2)
+    assert usual.arch.tokens == (16, 4)
+    assert [stage.dim for stage in usual.arch.stages] == [8, 16]
+    assert (usual.arch.in_chans, usual.arch.num_classes) == (1, 10)  # those of the data
+
+    larger = trained(image_size=16)
+    assert (larger.image_size, larger.arch.image_size) == (16, 16)
+    assert larger.arch.tokens == (64, 16)
+    coarser = trained(stem_stride=4)
+    assert coarser.image_size == 8
+    assert coarser.arch.tokens == (4, 1)
+    assert [stage.dim for stage in trained(width=2.0).arch.stages] == [16, 32]
+    assert [stage.dim for stage in trained(width=0.5).arch.stages] == [4, 8]
+    assert trained(width=0.5).arch.tokens == usual.arch.tokens
+    assert trained(subset=64) == replace(usual, train=64)
+    assert trained(val_images=30) == replace(usual, val=30)
+
+
+def test_without_limits_all_images_are_taken() -> None:
+    options = Proxy.load(TINY | {"subset": None, "val_images": None}).load_options()
+    some, every = load_data(image_size=8, subset=48, val_images=20), load_data(**options)
+    assert len(every.train) > 1000 * 5 and len(every.val) > 1000
+    assert (len(some.train), len(some.val)) == (48, 20)
+
+
+def test_fields_of_a_proxy_are_all_named_here() -> None:
+    """A new field needs a test that it changes the training as it says."""
+    assert set(Proxy.model_fields) - set(Recipe.model_fields) == set(TINY) - {"epochs", "batch"}
+
+
+@quick
+@given(
+    trials=st.integers(0, 64),
+    rungs=st.lists(st.integers(1, 20), min_size=1, max_size=4, unique=True).map(sorted),
+    kept=st.floats(0, 1),
+    front=st.integers(0, 6),
+    seeds=st.integers(1, 4),
+)
+def test_work_of_a_search_is_that_of_its_trainings(
+    trials: int, rungs: list[int], kept: float, front: int, seeds: int
+) -> None:
+    """Beside a sum over the epochs: of each, the share of the candidates that is left."""
+    data: Any = SimpleNamespace(train=range(100), val=range(30))  # 110 images of work an epoch
+    proxy = Proxy(image_size=8, epochs=rungs[-1], rungs=tuple(rungs), seeds=seeds)
+    left = [kept ** sum(rung < epoch for rung in rungs) for epoch in range(1, rungs[-1] + 1)]
+    epochs = trials * sum(left) + front * (seeds - 1) * rungs[-1]
+    assert abs(proxy.search_images(trials, data, kept=kept, front=front) - 110 * epochs) < 1
+
+
+def test_usual_work_of_a_search() -> None:
+    """Half go on after each rung, and five members are confirmed."""
+    data: Any = SimpleNamespace(train=range(100), val=range(30))
+    proxy = Proxy(image_size=8, epochs=4, rungs=(1, 2, 4), seeds=3)
+    assert proxy.search_images(20, data) == 110 * (20 + 10 + 5 * 2 + 5 * 2 * 4)

@@ -83,3 +83,28 @@ def test_not_finite_stops_and_no_costs_will_do() -> None:
     assert should_continue(RungResult(4.5, ()), others)
     assert not should_continue(RungResult(5.5, ()), others)
     assert should_continue(RungResult(2.5, ()), others)
+
+
+@quick
+@given(candidate, many, st.integers(-60, 10))
+def test_the_unit_of_a_cost_does_not_matter(
+    one: RungResult, others: list[RungResult], power: int
+) -> None:
+    """MACs or milliseconds, which may be far less than 1."""
+
+    def scaled(result: RungResult) -> RungResult:
+        return RungResult(result.loss, (math.ldexp(result.costs[0], power), *result.costs[1:]))
+
+    assert should_continue(one, others) == should_continue(scaled(one), list(map(scaled, others)))
+
+
+def test_who_is_as_good_as_its_peers_goes_on() -> None:
+    cheaper = [RungResult(1.0, (1e9,))] * PEERS
+    assert should_continue(RungResult(1.0, (1.1e9,)), cheaper)
+
+
+def test_a_cost_of_nothing_has_peers() -> None:
+    """Nothing has no logarithm."""
+    others = [RungResult(1.0 + k, (0.0,)) for k in range(PEERS)]
+    assert should_continue(RungResult(2.5, (0.0,)), others)
+    assert not should_continue(RungResult(99.0, (0.0,)), others)

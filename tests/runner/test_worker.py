@@ -86,6 +86,36 @@ def test_stopped_ones_are_pruned_with_their_curve(lab: Lab) -> None:
         assert metrics["val_loss"] == trial.user_attrs["curve"][-1]["val_loss"]
 
 
+@pytest.mark.parametrize("rungs", [[4], [1, 4], [3, 4], [1, 2, 3, 4]])
+def test_candidates_are_compared_at_the_rungs_of_the_proxy_and_there_alone(
+    lab: Lab, rungs: list[int]
+) -> None:
+    lab.proxy = lab.proxy | {"rungs": rungs}
+    study = lab.search(trials=40, sampler="random")
+    ended = {len(trial.user_attrs["curve"]) for trial in study.trials}
+    assert ended == set(rungs)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_a_member_of_the_front_is_trained_with_as_many_seeds_as_the_proxy_says(
+    lab: Lab, table: Any, seeds: int
+) -> None:
+    lab.proxy = lab.proxy | {"seeds": seeds}
+    trained: Counter[str] = Counter()
+
+    def counting(arch: Architecture, seed: int) -> Iterator[Any]:
+        trained[arch.id] += 1
+        return table(arch, seed)
+
+    worker = lab.worker(lab.config(trials=8), table=counting)
+    worker.search()
+    worker.confirm_front()
+    outcome = RunResult(worker.run, worker.config, worker.study)
+    front = {member.id for member in outcome.front}
+    assert front
+    assert trained == {name: seeds if name in front else 1 for name in trained}
+
+
 def test_what_is_the_best_of_its_rung_is_never_stopped(lab: Lab) -> None:
     for trial in (study := lab.search(trials=40, sampler="random")).trials:
         if trial.state == TrialState.PRUNED:
