@@ -16,6 +16,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -32,6 +33,19 @@ Permute = Literal["fixed", "random", "none"]
 MAX_DIM = 16_384
 MAX_SIDE = 4096
 MAX_APPLICATIONS = 10_000
+
+
+class Kind(Enum):
+    """What kind of choice a field of a stage is, as its annotation says.
+
+    Everything that goes through the fields of a stage (its checks, the grammar, coding and
+    size of a search space) goes by this. A field of no kind stands for itself.
+    """
+
+    WIDTH = "a factor of the width; those of all stages have to fit together"
+    SCHEDULE = "part of which block is applied when, with which weights and slices"
+    RATIO = "hidden channels over the width, of a layer that is always there"
+    OPTIONAL_RATIO = "the same, of a layer that 0 leaves out"
 
 
 class Application(NamedTuple):
@@ -70,15 +84,15 @@ class Stage(files.Record):
 
     error: ClassVar[type[ArchitectureError]] = ArchitectureError
 
-    heads: Annotated[int, Field(strict=True, ge=1, le=256)]
-    head_dim: Annotated[int, Field(strict=True, ge=1, le=1024)]
-    blocks: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
-    recursions: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
-    order: Order = "adjacent"
-    share: Share = "all"
-    groups: tuple[Annotated[int, Field(strict=True, ge=1)], ...] = ()
-    mlp_ratio: Annotated[float, Field(strict=True, ge=0, le=64)] = 4.0
-    nll_ratio: Annotated[float, Field(strict=True, ge=0, le=64)] = 1.0
+    heads: Annotated[int, Field(strict=True, ge=1, le=256), Kind.WIDTH]
+    head_dim: Annotated[int, Field(strict=True, ge=1, le=1024), Kind.WIDTH]
+    blocks: Annotated[int, Field(strict=True, ge=1, le=1000), Kind.SCHEDULE] = 1
+    recursions: Annotated[int, Field(strict=True, ge=1, le=1000), Kind.SCHEDULE] = 1
+    order: Annotated[Order, Kind.SCHEDULE] = "adjacent"
+    share: Annotated[Share, Kind.SCHEDULE] = "all"
+    groups: Annotated[tuple[Annotated[int, Field(strict=True, ge=1)], ...], Kind.SCHEDULE] = ()
+    mlp_ratio: Annotated[float, Field(strict=True, ge=0, le=64), Kind.RATIO] = 4.0
+    nll_ratio: Annotated[float, Field(strict=True, ge=0, le=64), Kind.OPTIONAL_RATIO] = 1.0
 
     @model_validator(mode="before")
     @classmethod
@@ -103,18 +117,17 @@ class Stage(files.Record):
                 f"heads × head_dim = {self.heads} × {self.head_dim} = {self.dim}; "
                 f"allowed: a width of 2 to {MAX_DIM:,}",
             )
-        if self.mlp_hidden < 1:
-            yield Problem(
-                ("mlp_ratio",),
-                f"given {self.mlp_ratio}; allowed: at least {1 / self.dim:.4g} "
-                "(one hidden channel)",
-            )
-        if self.nll_ratio > 0 and self.nll_hidden < 1:
-            yield Problem(
-                ("nll_ratio",),
-                f"given {self.nll_ratio}; allowed: 0 (no layer) or at least "
-                f"{1 / self.dim:.4g} (one hidden channel)",
-            )
+        for field, optional in RATIOS.items():
+            ratio = getattr(self, field)
+            if hidden(self.dim, ratio) < 1 and not (optional and ratio == 0):
+                yield Problem(
+                    (field,),
+                    f"given {ratio}; allowed: {'0 (no layer) or ' if optional else ''}at least "
+                    f"{1 / self.dim:.4g} (one hidden channel)",
+                )
+
+    # What follows from the fields: arithmetic that also holds where they are columns, with an
+    # entry per stage of a table. ``cost/dims.py`` relies on it.
 
     @property
     def dim(self) -> int:
@@ -129,22 +142,26 @@ class Stage(files.Record):
     @property
     def mlp_hidden(self) -> int:
         """Hidden channels of the MLP."""
-        return int(self.dim * self.mlp_ratio)
+        return hidden(self.dim, self.mlp_ratio)
 
     @property
     def nll_hidden(self) -> int:
         """Hidden channels of the non-linear projection layer; 0 without one."""
-        return int(self.dim * self.nll_ratio)
+        return hidden(self.dim, self.nll_ratio)
 
     @property
     def attention_units(self) -> int:
         """Attention units with weights of their own."""
-        return self.blocks if self.share in ("all", "attention") else self.depth
+        return self._units((self.share == "all") | (self.share == "attention"))
 
     @property
     def mlp_units(self) -> int:
         """MLP units with weights of their own."""
-        return self.blocks if self.share in ("all", "mlp") else self.depth
+        return self._units((self.share == "all") | (self.share == "mlp"))
+
+    def _units(self, shared: bool) -> int:
+        """One for every block where its loops share it, else one for every application."""
+        return self.depth - shared * (self.depth - self.blocks)
 
     def schedule(self, tokens: int, permute: Permute) -> tuple[Application, ...]:
         """The block applications in order of execution.
@@ -166,10 +183,26 @@ class Stage(files.Record):
                 attention=block if self.share in ("all", "attention") else step,
                 mlp=block if self.share in ("all", "mlp") else step,
                 groups=self.groups[loop],
-                permuted=permute != "none" and loop > 0 and 1 < self.groups[loop] < tokens,
+                permuted=permutes(permute, loop, self.groups[loop], tokens),
             )
             for step, (block, loop) in enumerate(pairs)
         )
+
+
+KINDS: dict[str, Kind] = {
+    field: mark
+    for field, info in Stage.model_fields.items()
+    for mark in info.metadata
+    if isinstance(mark, Kind)
+}
+"""Fields of a stage that are of a kind, in the order of ``Stage``."""
+
+RATIOS: dict[str, bool] = {
+    field: kind is Kind.OPTIONAL_RATIO
+    for field, kind in KINDS.items()
+    if kind in (Kind.RATIO, Kind.OPTIONAL_RATIO)
+}
+"""Fields that give hidden channels over the width, and whether 0 leaves their layer out."""
 
 
 class Architecture(files.Record):
@@ -434,6 +467,36 @@ OF_RUNS: dict[str, Callable[[str, int], Architecture]] = {}
 
 PRESETS: dict[str, Architecture] = {}
 """Architectures by name; ``sret_nas.zoo`` fills it with the published ones."""
+
+
+def hidden(dim: int, ratio: float) -> int:
+    """Hidden channels of one width and ratio, or of columns of them; rounded down."""
+    channels: Any = dim * ratio
+    whole: int = int(channels) if isinstance(channels, float) else channels.astype("int64")
+    return whole
+
+
+def shown(field: str, dim: int, value: Any) -> Any:
+    """What can be seen of a field's value in a stage that is built: of a ratio, hidden channels.
+
+    Args:
+        field: Of ``Stage``.
+        dim: Width of the stage.
+        value: Of the field.
+    """
+    return hidden(dim, value) if field in RATIOS else value
+
+
+def permutes(permute: Permute, loop: int, groups: int, tokens: int) -> bool:
+    """Whether an application permutes its tokens; of columns, a column.
+
+    Args:
+        permute: Permutation mode of the architecture.
+        loop: Index of the loop.
+        groups: Its slices.
+        tokens: Tokens of the stage.
+    """
+    return (loop > 0) & (groups > 1) & (groups < tokens) & (permute != "none")
 
 
 def divisors(n: int) -> list[int]:

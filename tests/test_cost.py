@@ -38,7 +38,7 @@ from sret_nas.cost import (
     training_bytes,
     weight_bytes,
 )
-from sret_nas.cost.shapes import StageShape
+from sret_nas.cost.dims import StageShape
 from sret_nas.errors import UsageError
 
 QUANTITIES = [params, macs, activations, weight_bytes, peak_bytes, training_bytes]

@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sret_nas.arch import Architecture
+from sret_nas.cost.dims import Number, Shape, StageShape, shape, stack
 from sret_nas.cost.formulas import Layer, activations, depth, layers, macs, params
 from sret_nas.cost.memory import peak_bytes, training_bytes, weight_bytes
-from sret_nas.cost.shapes import Number, Shape, StageShape, shape, stack
 from sret_nas.errors import UsageError
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sret_nas.cost.shapes import Number, Shape, largest
+from sret_nas.cost.dims import Number, Shape, largest
 
 
 @dataclass(slots=True)

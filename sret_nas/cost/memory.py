@@ -15,8 +15,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from sret_nas.cost.dims import Number, Shape, StageShape, largest
 from sret_nas.cost.formulas import Affine, layers, params
-from sret_nas.cost.shapes import Number, Shape, StageShape, largest
 
 AT_ONCE = 12
 """As in ``model/fused.py``, which needs torch: applications whose activations go together."""
@@ -55,7 +55,7 @@ def peak_bytes(shape: Shape, batch: int = 1, dtype_bytes: int = 4, align: int = 
         moments.append(held + (6 + shape.residual_scale) * grid)
         # In the kernel: the norm and qkv, and where heads are filled up, four copies of them.
         moments.append(held + 4 * grid + stage.tokens * 4 * _filled(stage, align))
-        for hidden in (stage.mlp_hidden, stage.nll_hidden):
+        for hidden in stage.hidden:
             wide = stage.tokens * hidden
             # Now beside the unit's own input: first layer, GELU, or the residual sum.
             moments += [held + grid + largest(grid + wide, 2 * wide)]
@@ -97,7 +97,7 @@ def training_bytes(
     gradients = gradients - parts[0]
     folded: Number = 0
     by_stage = zip(shape.stages, parts[1:-1], _matrices_by_stage(shape), strict=True)
-    for stage, weights, (first, second) in by_stage:
+    for stage, weights, (first, second, units) in by_stage:
         grid = stage.tokens * stage.dim
         gradients = gradients - weights
         now = _application_backward(stage)
@@ -113,7 +113,6 @@ def training_bytes(
         moments.append(gradients + folded + 2 * matrices + batch * (saved + left * one + now))
         # They are unfolded: three products with the first matrices, which are put together, and
         # two with the second ones; of so many units at a time.
-        units = stage.attention_units + stage.mlp_units + (stage.nll_hidden > 0) * stage.depth
         unfolding = (5 * first + 2 * scaled * second) * FOLDED_AT_ONCE
         unfolding = unfolding // largest(units, FOLDED_AT_ONCE)
         moments.append(gradients + folded + matrices + unfolding + batch * (saved + 2 * grid))
@@ -165,14 +164,18 @@ def _stem_backward(outputs: list[Number]) -> Iterator[Number]:
         before = after
 
 
-def _matrices_by_stage(shape: Shape) -> list[tuple[Number, Number]]:
-    """Numbers in the first and the second matrices of the units of every stage."""
+def _matrices_by_stage(shape: Shape) -> list[tuple[Number, Number, Number]]:
+    """Numbers in the first and the second matrices of every stage's units, and the units."""
     found: dict[str, list[Number]] = {}
     for layer in layers(shape):
         if isinstance(layer, Affine) and layer.name != "down-sampling":
             which = layer.name.endswith((".proj", ".fc2"))
-            found.setdefault(layer.stage, [0, 0])[which] += layer.params
-    return [(first, second) for name, (first, second) in found.items() if "stage" in name]
+            stage = found.setdefault(layer.stage, [0, 0, 0])
+            stage[which] += layer.params
+            stage[2] += which * layer.units
+    return [
+        (first, second, units) for name, (first, second, units) in found.items() if "stage" in name
+    ]
 
 
 def _application_saved(stage: StageShape, align: int) -> Number:
@@ -182,7 +185,7 @@ def _application_saved(stage: StageShape, align: int) -> Number:
     norm, both sides of GELU.
     """
     filled = _filled(stage, align)
-    hidden = sum(2 * (wide > 0) * stage.dim + 2 * wide for wide in _hidden(stage))
+    hidden = sum(2 * (wide > 0) * stage.dim + 2 * wide for wide in stage.hidden)
     return stage.tokens * (6 * stage.dim + 4 * filled + hidden)
 
 
@@ -195,10 +198,6 @@ def _filled(stage: StageShape, align: int) -> Number:
     return stage.heads * (head_dim + missing) * (missing > 0)
 
 
-def _hidden(stage: StageShape) -> tuple[Number, Number]:
-    return stage.mlp_hidden, stage.nll_hidden
-
-
 def _application_backward(stage: StageShape) -> Number:
     """The most that lives beside what was kept in the backward pass of one application.
 
@@ -207,7 +206,7 @@ def _application_backward(stage: StageShape) -> Number:
     """
     d = stage.dim
     moments = [9 * d]  # attention: gradients of its result and, one by one and stacked, of qkv
-    for wide in _hidden(stage):
+    for wide in stage.hidden:
         # GELU: the gradients of both sides. LayerNorm: those of its result and of its input.
         moments += [2 * d + 2 * wide, 4 * d + wide]
     return stage.tokens * largest(*moments)

@@ -19,15 +19,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sret_nas.arch import Architecture, nearest_groups
-from sret_nas.cost import Shape, StageShape, shape
+from sret_nas.arch import Architecture, Stage, nearest_groups
+from sret_nas.cost import Shape, shape
+from sret_nas.cost.dims import Words
 from sret_nas.space.consistency import grids
 from sret_nas.space.dimensions import (
-    GLOBAL_FIELDS,
-    STAGE_FIELDS,
     Dimension,
     StageDimensions,
-    Value,
 )
 from sret_nas.space.widths import Widths
 
@@ -88,12 +86,6 @@ class Coding:
         return np.array([grids(*c, len(self.stages)).tokens for c in self.contexts])
 
     @cached_property
-    def stem_sides(self) -> NDArray[np.int64]:
-        """Output sides of the stem's convolutions, (context, 3)."""
-        probes = (grids(*c, len(self.stages)) for c in self.contexts)
-        return np.array([shape(probe).stem_sides for probe in probes])
-
-    @cached_property
     def group_tables(self) -> list[list[NDArray[np.int64]]]:
         """Per stage and loop, the group count that (context, choice) is repaired to."""
         return [
@@ -114,7 +106,11 @@ class Coding:
     def value(self, codes: Codes, dimension: Dimension) -> Column:
         """The choice itself, as it is drawn."""
         j = self.at.get(dimension.name)
-        return dimension.choices[0] if j is None else np.array(dimension.choices)[codes[:, j]]
+        if j is None:
+            return dimension.choices[0]
+        if isinstance(dimension.choices[0], str):
+            return Words(dimension.choices, codes[:, j])
+        return np.array(dimension.choices)[codes[:, j]]
 
     def repair(self, codes: Codes) -> Repaired:
         """Widths and group counts that can be built."""
@@ -145,80 +141,46 @@ class Coding:
                 number = number * len(dimension.choices) + self.choice(codes, dimension)
         return number
 
-    def shape(self, codes: Codes) -> Shape:
-        """The numbers that costs depend on, a column each."""
+    def fields(self, codes: Codes) -> tuple[dict[str, Column], list[dict[str, Column]]]:
+        """What encodings decode to: the values of the architecture's fields and of every stage's.
+
+        Groups are a column for every loop, loops beyond the recursions too.
+        """
         fixed = self.repair(codes)
-        zero = np.zeros(len(codes), dtype=np.int64)
         top = {name: self.value(codes, d) for name, d in self.top.items()}
         stages = []
         for i, stage in enumerate(self.stages):
-            tokens = self.tokens[:, i][fixed.context]
-            dim = self.widths.width[i][fixed.tie, fixed.pairs[i]]
-            blocks, recursions = (
-                self.value(codes, stage.blocks),
-                self.value(codes, stage.recursions),
-            )
-            depth = blocks * recursions
-            shares = [
-                np.array([s in ("all", part) for s in stage.share.choices])[
-                    self.choice(codes, stage.share)
-                ]
-                for part in ("attention", "mlp")
-            ]
-            pairs, permuted = 0, 0
-            can_permute = self.value(codes, self.top["permute"]) != "none"
-            for loop, groups in enumerate(fixed.groups[i]):
-                active = recursions > loop
-                pairs = pairs + active * (tokens * (tokens // groups))
-                if loop:
-                    permuted = permuted + (active & (groups > 1) & (groups < tokens) & can_permute)
-            stages.append(
-                StageShape(
-                    tokens=tokens,
-                    dim=dim,
-                    heads=self.widths.heads[i][fixed.tie, fixed.pairs[i]],
-                    mlp_hidden=self._hidden(dim, codes, stage.mlp_ratio),
-                    nll_hidden=self._hidden(dim, codes, stage.nll_ratio),
-                    depth=depth + zero,
-                    attention_units=np.where(shares[0], blocks, depth) + zero,
-                    mlp_units=np.where(shares[1], blocks, depth) + zero,
-                    attention_pairs=blocks * pairs,
-                    permuted=blocks * permuted + zero,
-                )
-            )
-        return Shape(
-            image_size=top["image_size"],
-            in_chans=top["in_chans"],
-            num_classes=top["num_classes"],
-            residual_scale=top["residual_scale"] + zero,
-            stem_sides=tuple(self.stem_sides[:, c][fixed.context] for c in range(3)),
-            stages=tuple(stages),
-        )
+            values = {name: self.value(codes, d) for name, d in stage.fields.items()}
+            values["heads"] = self.widths.heads[i][fixed.tie, fixed.pairs[i]]
+            values["head_dim"] = self.widths.head_dim[i][fixed.tie, fixed.pairs[i]]
+            stages.append({**values, "groups": fixed.groups[i]})
+        return top, stages
 
-    def _hidden(self, dim: Codes, codes: Codes, ratio: Dimension) -> Codes:
-        """Hidden channels, rounded down as ``Stage`` does."""
-        hidden: Codes = (dim * self.value(codes, ratio)).astype(np.int64)
-        return hidden
+    def shape(self, codes: Codes) -> Shape:
+        """The numbers that costs depend on: columns, but for what all architectures share."""
+        top, stages = self.fields(codes)
+        columns = [Stage.model_construct(**values) for values in stages]
+        found = shape(Architecture.model_construct(**top, stages=tuple(columns)))
+        shared = {name: top[name] for name in ("image_size", "in_chans", "num_classes")}
+        full = found.map(lambda x: x if isinstance(x, np.ndarray) else np.full(len(codes), x))
+        return full._replace(**shared)
 
     def architectures(self, codes: Codes) -> list[dict[str, Any]]:
         """What encodings decode to, as plain data in the form of an architecture file."""
-        fixed = self.repair(codes)
         n = len(codes)
-        top = {name: self._listed(codes, d) for name, d in self.top.items()}
+        found, found_stages = self.fields(codes)
+        top = {name: _listed(column, n) for name, column in found.items()}
         stages = []
-        for i, stage in enumerate(self.stages):
-            fields = {name: self._listed(codes, getattr(stage, name)) for name in STAGE_FIELDS}
-            fields["heads"] = self.widths.heads[i][fixed.tie, fixed.pairs[i]].tolist()
-            fields["head_dim"] = self.widths.head_dim[i][fixed.tie, fixed.pairs[i]].tolist()
-            groups = [(g + np.zeros(n, dtype=np.int64)).tolist() for g in fixed.groups[i]]
-            stages.append((fields, groups))
+        for values in found_stages:
+            groups = [_listed(column, n) for column in values.pop("groups")]
+            stages.append(({name: _listed(column, n) for name, column in values.items()}, groups))
         return [
             {
                 "schema": 1,
-                **{name: top[name][row] for name in GLOBAL_FIELDS},
+                **{name: column[row] for name, column in top.items()},
                 "stages": [
                     {
-                        **{name: fields[name][row] for name in STAGE_FIELDS},
+                        **{name: column[row] for name, column in fields.items()},
                         "groups": [g[row] for g in groups[: fields["recursions"][row]]],
                     }
                     for fields, groups in stages
@@ -227,21 +189,16 @@ class Coding:
             for row in range(n)
         ]
 
-    def _listed(self, codes: Codes, dimension: Dimension) -> list[Value]:
-        j = self.at.get(dimension.name)
-        if j is None:
-            return [dimension.choices[0]] * len(codes)
-        return [dimension.choices[k] for k in codes[:, j].tolist()]
-
     def keys(self, codes: Codes) -> Codes:
         """Numbers that are equal where encodings decode to the same fields, (n, more than K)."""
         fixed = self.repair(codes)
         n = len(codes)
-        repaired = {d.name for s in self.stages for d in (s.heads, s.head_dim, *s.groups)}
+        repaired = {d.name for s in self.stages for d in s.groups}
+        repaired |= {s.fields[name].name for s in self.stages for name in ("heads", "head_dim")}
         columns = [codes[:, j] for name, j in self.at.items() if name not in repaired]
         columns += [fixed.tie, *fixed.pairs]
         for stage, groups in zip(self.stages, fixed.groups, strict=True):
-            recursions = self.value(codes, stage.recursions)
+            recursions = self.value(codes, stage.fields["recursions"])
             columns += [g * (recursions > loop) * np.ones(n, int) for loop, g in enumerate(groups)]
         return np.stack(columns, axis=1) if columns else np.zeros((n, 1), dtype=np.int64)
 
@@ -265,3 +222,8 @@ class Coding:
     def build(self, codes: Codes) -> list[Architecture]:
         """What encodings decode to."""
         return [Architecture.model_validate(data) for data in self.architectures(codes)]
+
+
+def _listed(column: Column, n: int) -> list[Any]:
+    """The entries of a column, or a value that all have, as plain data."""
+    return column.tolist() if hasattr(column, "tolist") else [column] * n

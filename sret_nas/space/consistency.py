@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sret_nas.arch import MAX_APPLICATIONS, MAX_DIM, Architecture, Stage, divisors
-from sret_nas.cost import QUANTITIES, Shape, StageShape
+from sret_nas.arch import MAX_APPLICATIONS, MAX_DIM, RATIOS, Architecture, Stage, divisors, hidden
+from sret_nas.cost import QUANTITIES, shape
 from sret_nas.errors import ArchitectureError, ConfigError, Problem
 from sret_nas.space.dimensions import Dimension, StageDimensions
 from sret_nas.space.widths import Widths
@@ -43,8 +43,8 @@ def impossible(top: dict[str, Dimension], stages: list[StageDimensions]) -> Iter
             if (problem.path, choice) not in told:  # a choice of several stages is one mistake
                 told.add((problem.path, choice))
                 yield problem
-    yield from _too_costly(top, stages, tokens)
-    depth = sum(max(s.blocks.choices) * max(s.recursions.choices) for s in stages)
+    yield from _too_costly(top, stages)
+    depth = sum(_most(s, "blocks") * _most(s, "recursions") for s in stages)
     if depth > MAX_APPLICATIONS:
         yield Problem(
             ("stages",),
@@ -59,7 +59,7 @@ def impossible(top: dict[str, Dimension], stages: list[StageDimensions]) -> Iter
     if broken is not None:
         i, before, here = broken
         yield Problem(
-            stages[i].head_dim.path,
+            stages[i].fields["head_dim"].path,
             f"stage {i + 1}: no width of {_some(here)} is a multiple of one of stage {i}, "
             f"{_some(before)}, as the depthwise down-sampling needs; "
             "allowed: heads × head_dim that fit together",
@@ -77,42 +77,28 @@ def impossible(top: dict[str, Dimension], stages: list[StageDimensions]) -> Iter
         )
 
 
+def _most(stage: StageDimensions, field: str) -> int:
+    """The largest choice."""
+    found: int = max(stage.fields[field].choices)
+    return found
+
+
 def _too_costly(
-    top: Mapping[str, Dimension], stages: Sequence[StageDimensions], tokens: set[tuple[int, ...]]
+    top: Mapping[str, Dimension], stages: Sequence[StageDimensions]
 ) -> Iterator[Problem]:
     """The dearest numbers of every field together, in exact integers."""
-    shapes = []
-    for i, stage in enumerate(stages):
-        n = max(each[i] for each in tokens)
-        dim = max(stage.heads.choices) * max(stage.head_dim.choices)
-        depth = max(stage.blocks.choices) * max(stage.recursions.choices)
-        shapes.append(
-            StageShape(
-                tokens=n,
-                dim=dim,
-                heads=max(stage.heads.choices),
-                mlp_hidden=int(dim * max(stage.mlp_ratio.choices)),
-                nll_hidden=int(dim * max(stage.nll_ratio.choices)),
-                depth=depth,
-                attention_units=depth,
-                mlp_units=depth,
-                attention_pairs=depth * n * n,
-                permuted=depth,
-            )
-        )
-    side = max(top["image_size"].choices)
-    dearest = Shape(
-        image_size=side,
-        in_chans=max(top["in_chans"].choices),
-        num_classes=max(top["num_classes"].choices),
-        residual_scale=1,
-        stem_sides=(side, side, side),
-        stages=tuple(shapes),
-    )
+    dearest: list[Stage] = []
+    for stage in stages:
+        most: dict[str, Any] = {f: max(d.choices) for f, d in stage.fields.items() if d.ordered}
+        most["groups"] = (1,) * most["recursions"]
+        dearest.append(Stage.model_construct(**most, share="none"))
+    numbers: dict[str, Any] = {f: max(d.choices) for f, d in top.items() if d.ordered}
+    numbers["stem_stride"] = min(top["stem_stride"].choices)
+    bound = shape(Architecture.model_construct(**numbers, stages=tuple(dearest)))
     for name, quantity in QUANTITIES.items():
-        most = quantity(dearest)
-        if most >= 2**63:
-            yield Problem(("stages",), f"{name} up to {most:.3g}; allowed: less than 2^63")
+        highest = quantity(bound)
+        if highest >= 2**63:
+            yield Problem(("stages",), f"{name} up to {highest:.3g}; allowed: less than 2^63")
             return
 
 
@@ -120,15 +106,16 @@ def _too_wide(stages: Sequence[StageDimensions]) -> Iterator[Problem]:
     """The narrowest and the widest of every head_dim, whatever stages it holds for."""
     sizes: dict[Dimension, list[tuple[int, int, int, int]]] = {}
     for i, stage in enumerate(stages):
-        sizes.setdefault(stage.head_dim, []).extend(
-            (h * d, i + 1, h, d) for h in stage.heads.choices for d in stage.head_dim.choices
+        heads, head_dim = stage.fields["heads"], stage.fields["head_dim"]
+        sizes.setdefault(head_dim, []).extend(
+            (h * d, i + 1, h, d) for h in heads.choices for d in head_dim.choices
         )
     for dimension, found in sizes.items():
-        for size, number, heads, head_dim in (min(found), max(found)):
+        for size, number, h, d in (min(found), max(found)):
             if not 2 <= size <= MAX_DIM:
                 yield Problem(
                     dimension.path,
-                    f"stage {number}: heads × head_dim = {heads} × {head_dim} = {size}; "
+                    f"stage {number}: heads × head_dim = {h} × {d} = {size}; "
                     f"allowed: a width of 2 to {MAX_DIM:,}",
                 )
 
@@ -138,11 +125,11 @@ def _in_stage(
 ) -> Iterator[tuple[object, Problem]]:
     """Choices that the stage cannot have, each with what is wrong with it."""
     here = f"stage {i + 1}"
-    narrowest = min(stage.heads.choices) * min(stage.head_dim.choices)
-    for dimension in (stage.mlp_ratio, stage.nll_ratio):
+    narrowest = min(stage.fields["heads"].choices) * min(stage.fields["head_dim"].choices)
+    for field, optional in RATIOS.items():
+        dimension = stage.fields[field]
         for ratio in dimension.choices:
-            off = ratio == 0 and dimension is stage.nll_ratio
-            if not off and int(narrowest * ratio) < 1:
+            if hidden(narrowest, ratio) < 1 and not (optional and ratio == 0):
                 yield (
                     ratio,
                     Problem(

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from sret_nas.arch import Architecture, Stage
 
 Value: TypeAlias = Any
 """What a field of an architecture may hold: true or false, a number, a word."""
 Place: TypeAlias = tuple[str | int, ...]
 
-GLOBAL_FIELDS = (
-    "image_size",
-    "in_chans",
-    "num_classes",
-    "stem_stride",
-    "residual_scale",
-    "permute",
-)
-STAGE_FIELDS = (
-    "heads",
-    "head_dim",
-    "blocks",
-    "recursions",
-    "order",
-    "share",
-    "mlp_ratio",
-    "nll_ratio",
-)
+GLOBAL_FIELDS = tuple(f for f in Architecture.model_fields if f not in ("schema_version", "stages"))
+STAGE_FIELDS = tuple(f for f in Stage.model_fields if f != "groups")
+"""The group counts are chosen loop by loop."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +31,24 @@ class Dimension:
     choices: tuple[Value, ...]
     path: Place = ()
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the choices are numbers, not words or true and false."""
+        return not isinstance(self.choices[0], str | bool)
+
 
 @dataclass(frozen=True)
 class StageDimensions:
-    """The dimensions of one stage; a tied one is the same object in several stages."""
+    """The dimensions of one stage; a tied one is the same object in several stages.
 
-    heads: Dimension
-    head_dim: Dimension
-    blocks: Dimension
-    recursions: Dimension
-    order: Dimension
-    share: Dimension
-    mlp_ratio: Dimension
-    nll_ratio: Dimension
+    Attributes:
+        fields: By field, in the order of ``STAGE_FIELDS``.
+        groups: One for every loop that the most recursions have.
+    """
+
+    fields: Mapping[str, Dimension]
     groups: tuple[Dimension, ...]
-    """One for every loop that the most recursions have."""
 
     def __iter__(self) -> Iterator[Dimension]:
-        for name in STAGE_FIELDS:
-            yield getattr(self, name)
+        yield from self.fields.values()
         yield from self.groups

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sret_nas.arch import Architecture, Stage
+from sret_nas.arch import KINDS, Architecture, Kind, Stage, shown
 from sret_nas.space.coding import Coding
 from sret_nas.space.dimensions import Dimension, StageDimensions
 
@@ -80,15 +80,16 @@ def _widths(
 ) -> Iterator[list[tuple[Dimension, list[int]]]]:
     """Heads and head_dim of the stage's width; any heads where they cannot be seen."""
     stage = arch.stages[i]
+    heads, head_dim = dimensions.fields["heads"], dimensions.fields["head_dim"]
     hidden = all(groups == arch.tokens[i] for groups in stage.groups)
     pairs = [
         (h, d, a, b)
-        for a, h in enumerate(dimensions.heads.choices)
-        for b, d in enumerate(dimensions.head_dim.choices)
+        for a, h in enumerate(heads.choices)
+        for b, d in enumerate(head_dim.choices)
         if h * d == stage.dim and (hidden or h == stage.heads)
     ]
     for _, _, a, b in sorted(pairs, key=lambda pair: pair[0] != stage.heads):
-        yield [(dimensions.heads, [a]), (dimensions.head_dim, [b])]
+        yield [(heads, [a]), (head_dim, [b])]
 
 
 def _options(
@@ -96,14 +97,12 @@ def _options(
 ) -> Iterator[tuple[Dimension, list[int]]]:
     """Per dimension outside of the widths, the numbers of the choices that will do."""
     dimensions, stage = coding.stages[i], arch.stages[i]
-    for name in ("blocks", "recursions", "order", "share"):
-        dimension = getattr(dimensions, name)
-        yield dimension, [k for k, v in enumerate(dimension.choices) if v == spelled[name]]
-    for name, hidden in (("mlp_ratio", stage.mlp_hidden), ("nll_ratio", stage.nll_hidden)):
-        dimension = getattr(dimensions, name)
-        ratio = getattr(stage, name)
-        same = [k for k, r in enumerate(dimension.choices) if int(stage.dim * r) == hidden]
-        yield dimension, sorted(same, key=lambda k: dimension.choices[k] != ratio)
+    for name, dimension in dimensions.fields.items():
+        if KINDS.get(name) is not Kind.WIDTH:
+            value = spelled.get(name, getattr(stage, name))
+            seen = shown(name, stage.dim, value)
+            same = [k for k, v in enumerate(dimension.choices) if shown(name, stage.dim, v) == seen]
+            yield dimension, sorted(same, key=lambda k: dimension.choices[k] != value)
     for loop, groups in enumerate(spelled["groups"][: len(dimensions.groups)]):
         dimension = dimensions.groups[loop]
         repaired = coding.group_tables[i][loop][context].tolist()
@@ -115,21 +114,16 @@ def _spellings(dimensions: StageDimensions, arch: Architecture, i: int) -> Itera
     """Block counts, recursions, orders and shares that make the same schedule; and its groups."""
     stage = arch.stages[i]
     schedule = arch.schedules[i]
-    yield {
-        "blocks": stage.blocks,
-        "recursions": stage.recursions,
-        "order": stage.order,
-        "share": stage.share,
-        "groups": stage.groups,
-    }
-    for recursions in dimensions.recursions.choices:
-        for blocks in dimensions.blocks.choices:
+    yield {name: getattr(stage, name) for name, kind in KINDS.items() if kind is Kind.SCHEDULE}
+    fields = dimensions.fields
+    for recursions in fields["recursions"].choices:
+        for blocks in fields["blocks"].choices:
             if blocks * recursions != len(schedule):
                 continue
-            for order in dimensions.order.choices:
+            for order in fields["order"].choices:
                 steps = schedule[:: int(blocks)] if order == "cyclic" else schedule
                 groups = [step.groups for step in steps[: int(recursions)]]
-                for share in dimensions.share.choices:
+                for share in fields["share"].choices:
                     spelled = {
                         "blocks": blocks,
                         "recursions": recursions,

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sret_nas.arch import KINDS, Kind, Stage
 from sret_nas.cost import table
-from sret_nas.cost.shapes import ABSENT
+from sret_nas.cost.dims import ABSENT, Words, stage_shape
 from sret_nas.space.coding import Codes, Coding
 from sret_nas.space.dimensions import Dimension
 
@@ -91,12 +92,9 @@ def alternatives(coding: Coding, context: int, dearest: bool) -> dict[str, list[
         free = name == "permute"
         vectors[dimension.name] = np.array([[0 if free else v] for v in dimension.choices])
     for i, stage in enumerate(coding.stages):
-        for dimension in (stage.blocks, stage.recursions, stage.mlp_ratio, stage.nll_ratio):
-            vectors[dimension.name] = np.array([[v] for v in dimension.choices])
-        vectors[stage.order.name] = np.zeros((len(stage.order.choices), 1))
-        vectors[stage.share.name] = np.array(
-            [[s not in ("all", part) for part in ("attention", "mlp")] for s in stage.share.choices]
-        )
+        for field, dimension in stage.fields.items():
+            if KINDS.get(field) is not Kind.WIDTH:
+                vectors[dimension.name] = _grows(field, dimension)
         for loop, dimension in enumerate(stage.groups):
             slices = -coding.group_tables[i][loop][context][:, None]
             known = vectors.get(dimension.name)
@@ -107,6 +105,17 @@ def alternatives(coding: Coding, context: int, dearest: bool) -> dict[str, list[
         for name, vector in vectors.items()
         if name in coding.at
     }
+
+
+def _grows(field: str, dimension: Dimension) -> NDArray[Any]:
+    """What costs grow with, (choices, any): a number itself; what a word makes of a stage."""
+    if dimension.ordered:
+        return np.array([[value] for value in dimension.choices])
+    numbers = np.arange(len(dimension.choices))
+    fields: dict[str, Any] = {"heads": 2, "head_dim": 2, "blocks": 2, "recursions": 2}
+    fields |= {"groups": (2, 2), field: Words(dimension.choices, numbers)}
+    found = stage_shape(Stage.model_construct(**fields), tokens=4, permute="fixed")
+    return np.column_stack([x + 0 * numbers for x in found])
 
 
 def _unbeaten(rows: NDArray[Any]) -> NDArray[np.bool_]:

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import Field, create_model, model_validator
 from pydantic_core import PydanticUndefined
@@ -42,18 +42,15 @@ from sret_nas.space.dimensions import (
 MAX_CHOICES = 1000
 
 
-class StageChoices(files.Record):
-    """Choices for the fields of a stage; what is not written has a default or comes elsewhere."""
-
-    heads: Any = None
-    head_dim: Any = None
-    blocks: Any = None
-    recursions: Any = None
-    order: Any = None
-    share: Any = None
-    groups: Any = None
-    mlp_ratio: Any = None
-    nll_ratio: Any = None
+if TYPE_CHECKING:
+    StageChoices: TypeAlias = files.Record
+else:
+    StageChoices = create_model(
+        "StageChoices",
+        __base__=files.Record,
+        __doc__="Choices for the fields of a stage; the others have a default or come elsewhere.",
+        **dict.fromkeys(Stage.model_fields, (Any, None)),
+    )
 
 
 class SpaceFile(files.Record):
@@ -144,7 +141,14 @@ _CHECKERS = {
         "Choice of groups", __base__=_Choice, value=(Annotated[int, Field(strict=True, ge=1)], ...)
     ),
 }
-_NUMERIC = set(_CHECKERS) - {"order", "share", "permute", "residual_scale"}
+
+
+def _numeric(checker: type[_Choice]) -> bool:
+    kind = checker.model_fields["value"].annotation
+    return kind is not bool and not any(isinstance(word, str) for word in get_args(kind))
+
+
+_NUMERIC = {field for field, checker in _CHECKERS.items() if _numeric(checker)}
 
 
 class Reading:
@@ -281,7 +285,7 @@ class Reading:
         if len(found) < len(STAGE_FIELDS) or not found["recursions"].choices:
             return None
         loops = int(max(found["recursions"].choices))
-        return StageDimensions(**found, groups=self.groups(i, loops))
+        return StageDimensions(found, self.groups(i, loops))
 
     def tie(self, prefix: str, name: str, field: str, written: Any, path: Place) -> Dimension:
         """A dimension; the one of ``all_stages`` is made once."""

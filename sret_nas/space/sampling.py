@@ -173,7 +173,7 @@ class Draws:
         rows = self.frames()
         # Group counts last: of loops that a block does not have (yet), they make no difference.
         framed = {d.name for d in (coding.top["image_size"], coding.top["stem_stride"])}
-        framed |= {d.name for s in coding.stages for d in (s.heads, s.head_dim)}
+        framed |= {s.fields[name].name for s in coding.stages for name in ("heads", "head_dim")}
         names = [name for name in coding.at if name not in framed]
         for name in sorted(names, key=lambda name: ".groups." in name):
             j = coding.at[name]

@@ -2,8 +2,8 @@
 
 Different by ``Architecture.id``: a count of functions that can be built, not of
 encodings. The canonical form of an architecture is a word with one symbol per
-stage, and a symbol has four independent parts: width and heads, hidden channels
-of the MLP, those of the NLL, and the schedule of block applications. Choices that
+stage, and a symbol has independent parts: width and heads, the schedule of block
+applications, and what is shown of every other field, as hidden channels. Choices that
 all stages share are a hidden state that the word may not show (``share`` cannot
 be seen where nothing recurs). Words are counted by the subset construction: the
 state is the set of shared choices that could have written the word so far.
@@ -20,14 +20,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from sret_nas.arch import KINDS, Kind, shown
 from sret_nas.space.coding import Coding
-from sret_nas.space.dimensions import Dimension, StageDimensions
+from sret_nas.space.dimensions import STAGE_FIELDS, Dimension, StageDimensions
 from sret_nas.space.encodings import Encodings
 
 MOST_STEPS = 2_000_000
 """Block applications that are written down at most to tell schedules apart."""
 SAMPLE = 20_000
 """Encodings that an estimate looks at."""
+
+SHOWN = tuple(f for f in STAGE_FIELDS if KINDS.get(f) not in (Kind.WIDTH, Kind.SCHEDULE))
+"""Fields of which each is a part of its own."""
 
 Hidden: TypeAlias = frozenset[int]
 """Numbers of shared choices."""
@@ -83,9 +87,14 @@ def count_distinct(space: Encodings) -> Count:
 
 def _steps(stage: StageDimensions) -> int:
     """Block applications over all schedules of a stage: the work of telling them apart."""
-    depth = sum(map(int, stage.blocks.choices)) * sum(map(int, stage.recursions.choices))
+    blocks, recursions, *words = (d.choices for d in _schedule(stage))
     groups = math.prod(len(d.choices) for d in dict.fromkeys(stage.groups))
-    return depth * groups * len(stage.share.choices) * len(stage.order.choices)
+    return sum(blocks) * sum(recursions) * groups * math.prod(map(len, words))
+
+
+def _schedule(stage: StageDimensions) -> list[Dimension]:
+    """Blocks, recursions, order and share."""
+    return [d for field, d in stage.fields.items() if KINDS.get(field) is Kind.SCHEDULE]
 
 
 def _count(coding: Coding) -> int:
@@ -121,7 +130,7 @@ class _Words:
         tied = {d.name: d for s in coding.stages for d in s if d.name.startswith("all.")}
         for name in ("all.heads", "all.head_dim"):
             tied.pop(name, None)
-        self.ratios = [tied.pop(f"all.{name}", None) for name in ("mlp_ratio", "nll_ratio")]
+        self.tied = [tied.pop(f"all.{name}", None) for name in SHOWN]
         self.shared = list(tied.values())
         self.schedules = [
             self._schedules(i, context, permuting, plain_only) for i in range(len(coding.stages))
@@ -130,32 +139,30 @@ class _Words:
     def count(self) -> int:
         """Distinct words."""
         ties = frozenset(np.unique(self.coding.widths.tie_repair).tolist())
-        ratios = [range(1 if d is None else len(d.choices)) for d in self.ratios]
-        shared = range(math.prod(len(d.choices) for d in self.shared))
-        return self._from(0, 1, ties, frozenset(ratios[0]), frozenset(ratios[1]), frozenset(shared))
+        numbers = [range(1 if d is None else len(d.choices)) for d in self.tied]
+        numbers.append(range(math.prod(len(d.choices) for d in self.shared)))
+        return self._from(0, 1, ties, tuple(map(frozenset, numbers)))
 
-    def _from(
-        self, i: int, before: int, ties: Hidden, mlp: Hidden, nll: Hidden, shared: Hidden
-    ) -> int:
+    def _from(self, i: int, before: int, ties: Hidden, possible: tuple[Hidden, ...]) -> int:
         """Ways to go on from stage ``i`` after a width, by the shared choices that are possible."""
         if i == len(self.schedules):
             return 1
-        state = (i, before, ties, mlp, nll, shared)
+        state = (i, before, ties, possible)
         if state not in self.memo:
-            stage = self.coding.stages[i]
+            *fields, shared = possible
             total = 0
             for one_token, schedules in self.schedules[i].items():
                 for width, some_ties in self._widths(i, before, ties, one_token):
-                    parts = (
+                    parts = [
                         [(some_ties, 1)],
-                        self._hidden(stage.mlp_ratio, width, mlp, self.ratios[0]),
-                        self._hidden(stage.nll_ratio, width, nll, self.ratios[1]),
+                        *(self._shown(i, k, width, some) for k, some in enumerate(fields)),
                         [(h & shared, n) for h, n in schedules.items() if h & shared],
-                    )
+                    ]
                     # Parts that leave the same shared choices possible go on in the same way.
                     for combination in itertools.product(*parts):
                         ways = math.prod(n for _, n in combination)
-                        total += ways * self._from(i + 1, width, *(h for h, _ in combination))
+                        some_ties, *rest = (h for h, _ in combination)
+                        total += ways * self._from(i + 1, width, some_ties, tuple(rest))
             self.memo[state] = total
         return self.memo[state]
 
@@ -173,15 +180,15 @@ class _Words:
                 found.setdefault((int(widths.width[i][tie, pair]), heads), set()).add(tie)
         return ((width, frozenset(some)) for (width, _), some in found.items())
 
-    def _hidden(
-        self, ratio: Dimension, width: int, possible: Hidden, tied: Dimension | None
-    ) -> Iterable[tuple[Hidden, int]]:
-        """Classes of hidden channels, by the shared ratios that lead to them."""
-        if ratio is not tied:
-            return [(possible, len({int(width * r) for r in ratio.choices}))]
-        found: dict[int, set[int]] = {}
-        for k in possible:
-            found.setdefault(int(width * ratio.choices[k]), set()).add(k)
+    def _shown(self, i: int, k: int, width: int, possible: Hidden) -> Iterable[tuple[Hidden, int]]:
+        """Classes of what is shown of field ``k``, by the shared choices that lead to them."""
+        field = SHOWN[k]
+        dimension = self.coding.stages[i].fields[field]
+        if dimension is not self.tied[k]:
+            return [(possible, len({shown(field, width, value) for value in dimension.choices}))]
+        found: dict[Any, set[int]] = {}
+        for number in possible:
+            found.setdefault(shown(field, width, dimension.choices[number]), set()).add(number)
         return Counter(frozenset(some) for some in found.values()).items()
 
     def _schedules(
@@ -189,20 +196,15 @@ class _Words:
     ) -> dict[bool, Classes]:
         """Classes of schedules, apart for those whose slices are all of one token."""
         stage, tokens = self.coding.stages[i], int(self.coding.tokens[context, i])
-        parts = {
-            "blocks": stage.blocks,
-            "recursions": stage.recursions,
-            "order": stage.order,
-            "share": stage.share,
-        }
-        own = [d for d in (*parts.values(), *stage.groups) if d not in self.shared]
+        parts = _schedule(stage)
+        own = [d for d in (*parts, *stage.groups) if d not in self.shared]
         own = list(dict.fromkeys(own))
         repaired = [table[context].tolist() for table in self.coding.group_tables[i]]
         found: dict[tuple[bool, Hashable], set[int]] = {}
         for number, tied in enumerate(_choices(self.shared)):
             for chosen in _choices(own):
                 k = tied | chosen
-                blocks, recursions, order, share = (d.choices[k[d.name]] for d in parts.values())
+                blocks, recursions, order, share = (d.choices[k[d.name]] for d in parts)
                 groups = [
                     repaired[loop][k[d.name]]
                     for loop, d in enumerate(stage.groups[: int(recursions)])

@@ -240,10 +240,8 @@ class SearchSpace:
         moves: list[list[int]] = []
         for j, d in enumerate(self.coordinates):
             here = int(encoding[j])
-            if isinstance(d.choices[0], str | bool):
-                steps = [k for k in range(len(d.choices)) if k != here]
-            else:
-                steps = [k for k in (here - 1, here + 1) if 0 <= k < len(d.choices)]
+            numbers = (here - 1, here + 1) if d.ordered else range(len(d.choices))
+            steps = [k for k in numbers if k != here and 0 <= k < len(d.choices)]
             moves += [[*encoding[:j], k, *encoding[j + 1 :]] for k in steps]
         found: list[Encoding] = []
         for move, arch in zip(moves, self.decode_many(self.coding.array(moves)), strict=True):
@@ -415,7 +413,7 @@ def store(trial: BaseTrial, arch: Architecture) -> None:
 
 def _spacing(d: Dimension) -> int | float | None:
     """The step of evenly spaced numbers; ``None`` for anything else."""
-    if isinstance(d.choices[0], bool | str):
+    if not d.ordered:
         return None
     # In decimals, as Optuna steps, so that the last choice is reached exactly.
     numbers = [Decimal(str(x)) for x in d.choices]

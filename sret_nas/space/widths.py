@@ -51,8 +51,9 @@ class Widths:
         self.tied: list[Dimension | None] = [None, None]
         self.own: list[list[Dimension | None]] = []
         for stage in stages:
-            both: list[Dimension | None] = [stage.heads, stage.head_dim]
-            for j, dimension in enumerate((stage.heads, stage.head_dim)):
+            pair = stage.fields["heads"], stage.fields["head_dim"]
+            both: list[Dimension | None] = list(pair)
+            for j, dimension in enumerate(pair):
                 if dimension.name.startswith("all."):
                     self.tied[j], both[j] = dimension, None
             self.own.append(both)

@@ -1,4 +1,9 @@
-"""The numbers that a cost depends on: Python ints, or columns of a table."""
+"""The numbers that a cost depends on: Python ints, or columns of a table.
+
+They are derived once, from the fields of an architecture and what follows from them. A field
+may hold a column as well, with an entry per architecture: a table is an ``Architecture`` made of
+columns (``model_construct``, which checks nothing), and is derived as one architecture is.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,35 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sret_nas.arch import Architecture
+from sret_nas.arch import Architecture, Permute, Stage, permutes
 
 Number: TypeAlias = Any
 """A Python int, or an integer NumPy column with one entry per architecture."""
+
+
+class Words:
+    """A column of words, as numbers; compared with a word, a column of true and false.
+
+    Args:
+        words: The different ones.
+        numbers: For every entry, the index of its word.
+    """
+
+    def __init__(self, words: Sequence[str], numbers: NDArray[np.int64]) -> None:
+        self.words = words
+        self.numbers = numbers
+
+    def __eq__(self, word: object) -> NDArray[np.bool_]:  # type: ignore[override]
+        return np.array([one == word for one in self.words])[self.numbers]
+
+    def __ne__(self, word: object) -> NDArray[np.bool_]:  # type: ignore[override]
+        return ~(self == word)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def tolist(self) -> list[str]:
+        """The words, one by one."""
+        return [self.words[k] for k in self.numbers.tolist()]
 
 
 class StageShape(NamedTuple):
@@ -44,6 +74,11 @@ class StageShape(NamedTuple):
     mlp_units: Number
     attention_pairs: Number
     permuted: Number = 0
+
+    @property
+    def hidden(self) -> tuple[Number, ...]:
+        """Hidden channels of every layer of two matrices."""
+        return self.mlp_hidden, self.nll_hidden
 
 
 class Shape(NamedTuple):
@@ -109,39 +144,50 @@ ABSENT = StageShape(*(0 for _ in StageShape._fields))
 """A stage that is not there."""
 
 
+def stage_shape(stage: Stage, tokens: Number, permute: Permute) -> StageShape:
+    """The numbers of one stage, or of a column of them.
+
+    Args:
+        stage: Where it is made of columns, it has the groups of as many loops as the most
+            recursions, and those beyond the recursions of an entry are ignored.
+        tokens: Tokens N.
+        permute: Permutation mode of the architecture.
+    """
+    pairs: Number = 0
+    permuted: Number = 0
+    for loop, groups in enumerate(stage.groups):
+        runs = stage.recursions > loop
+        pairs = pairs + runs * (tokens * (tokens // groups))
+        permuted = permuted + (runs & permutes(permute, loop, groups, tokens))
+    return StageShape(
+        tokens=tokens,
+        dim=stage.dim,
+        heads=stage.heads,
+        mlp_hidden=stage.mlp_hidden,
+        nll_hidden=stage.nll_hidden,
+        depth=stage.depth,
+        attention_units=stage.attention_units,
+        mlp_units=stage.mlp_units,
+        attention_pairs=stage.blocks * pairs,
+        permuted=stage.blocks * permuted,
+    )
+
+
 def shape(arch: Architecture) -> Shape:
-    """The numbers of one architecture, as Python integers."""
-    sides = [arch.image_size]
+    """The numbers of one architecture, or of a table that is made of columns."""
+    sides: list[Number] = [arch.image_size]
     for stride in (2, 4, 8):
-        sides.append(-(-sides[-1] // 2) if arch.stem_stride >= stride else sides[-1])
-    permutes = arch.permute != "none"
-    stages = []
-    for stage, tokens in zip(arch.stages, arch.tokens, strict=True):
-        pairs = permuted = 0
-        for loop, groups in enumerate(stage.groups):
-            pairs += tokens * (tokens // groups)
-            permuted += permutes and loop > 0 and 1 < groups < tokens
-        stages.append(
-            StageShape(
-                tokens=tokens,
-                dim=stage.dim,
-                heads=stage.heads,
-                mlp_hidden=stage.mlp_hidden,
-                nll_hidden=stage.nll_hidden,
-                depth=stage.depth,
-                attention_units=stage.attention_units,
-                mlp_units=stage.mlp_units,
-                attention_pairs=stage.blocks * pairs,
-                permuted=stage.blocks * permuted,
-            )
-        )
+        sides.append(-(-sides[-1] // (1 + (arch.stem_stride >= stride))))
     return Shape(
         image_size=arch.image_size,
         in_chans=arch.in_chans,
         num_classes=arch.num_classes,
-        residual_scale=int(arch.residual_scale),
+        residual_scale=1 * arch.residual_scale,
         stem_sides=(sides[1], sides[2], sides[3]),
-        stages=tuple(stages),
+        stages=tuple(
+            stage_shape(stage, tokens, arch.permute)
+            for stage, tokens in zip(arch.stages, arch.tokens, strict=True)
+        ),
     )
 
 
