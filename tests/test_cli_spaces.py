@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +82,13 @@ def test_check_of_an_impossible_budget(cli: Any) -> None:
     assert f"{bound['smallest']:,}" in result.err and lightest.id in result.err
 
 
-def test_check_takes_seconds_and_loads_no_torch() -> None:
-    started = time.perf_counter()
+def test_check_loads_no_torch() -> None:
     code = (
         "import sys; from sret_nas.cli.main import run;"
         "code = run(['spaces', 'check', 'sret', '--budget', '4GMACs']);"
         "print('torch' in sys.modules, code)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 5
     assert out.stdout.splitlines()[-1] == "False 0"
 
 

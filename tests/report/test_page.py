@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -151,9 +150,7 @@ def test_only_stopped_and_failed(runs: Any) -> None:
 
 def test_a_thousand_trials_stay_small(runs: Any) -> None:
     made = runs.outcome(1000, runs.mixed, confirmed=True)
-    start = time.perf_counter()
     path = report.write(made)
-    assert time.perf_counter() - start < 30
     assert path == made.run.report
     assert path.stat().st_size < LIMIT_BYTES
 

@@ -198,12 +198,10 @@ def test_ctrl_c_twice_stops_at_once(options: list[str], cli: Cli, tmp_path: Path
         told = iter(process.stderr or ())
         assert f"{STOPPING}\n" in told  # two signals at the same time are one
         assert process.poll() is None
-        before = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=RETRY_S)
     assert process.returncode == 130
     assert "Traceback" not in messages
-    assert time.monotonic() - before < 20
     assert curves(out) == 0
     assert not load(out).study.get_trials(states=(TrialState.RUNNING,))
 

