@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import random
 import subprocess
 import sys
@@ -98,6 +99,7 @@ def fvcore_activations(model: torch.nn.Module, image: torch.Tensor) -> int:
         return int(analysis.tracer_warnings("none").total())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(10))
 def test_exact_on_random_architectures(chunk: int) -> None:
     for seed in range(chunk * 30, chunk * 30 + 30):
@@ -128,6 +130,26 @@ def test_published(name: str, expected_params: int, expected_macs: int) -> None:
     cost = sret_nas.cost(Architecture.load(name))
     assert (cost.params, cost.macs, cost.depth) == (expected_params, expected_macs, 20)
     assert cost.weight_bytes == 4 * expected_params
+
+
+def recorded(arch: Architecture) -> list[int]:
+    """What ``tests/golden/costs.json`` holds of an architecture."""
+    cost = sret_nas.cost(arch)
+    return [
+        cost.params, cost.macs, cost.activations, cost.peak_bytes, cost.weight_bytes, cost.depth,
+        cost.inference_bytes(batch=3, dtype_bytes=2, align=8),
+        cost.training_bytes(),
+        cost.training_bytes(batch=5, align=4),
+        cost.training_bytes(batch=2, checkpointing=True, dtype_bytes=2, optimizer_states=1),
+    ]  # fmt: skip
+
+
+def test_costs_are_what_they_were() -> None:
+    """Runs and papers hold them. Other tests here say that they are right, some within a tenth."""
+    golden = json.loads((Path(__file__).parent / "golden" / "costs.json").read_text())
+    assert len(golden) == 40
+    archs = [random_architecture(seed) for seed in range(40)]
+    assert {arch.id: recorded(arch) for arch in archs} == golden
 
 
 def test_published_at_larger_images() -> None:
@@ -294,6 +316,7 @@ def memory_benchmark() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", ["sret_t", "sret_lt_wo_slice"])
 def test_memory_within_a_tenth_of_the_allocator(
@@ -305,6 +328,7 @@ def test_memory_within_a_tenth_of_the_allocator(
         assert abs(row["error_beyond_weights"]) <= 0.10, (kind, row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["sret", "sret_tiny", "smoke", "deep"])
 def test_memory_of_random_architectures(space: str, memory_benchmark: ModuleType) -> None:
     (arch,) = sret_nas.SearchSpace.load(space).sample(1, seed=1)
