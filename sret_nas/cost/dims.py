@@ -45,6 +45,16 @@ class Words:
         return [self.words[k] for k in self.numbers.tolist()]
 
 
+def column(choices: Sequence[Any], numbers: NDArray[np.int64]) -> Number | Words:
+    """The choices of a field as a column of it.
+
+    Args:
+        choices: What it can be.
+        numbers: For every entry, the index of its choice.
+    """
+    return Words(choices, numbers) if isinstance(choices[0], str) else np.array(choices)[numbers]
+
+
 class StageShape(NamedTuple):
     """The numbers of one stage that its cost depends on; each int or column.
 

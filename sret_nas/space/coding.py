@@ -21,12 +21,9 @@ from numpy.typing import NDArray
 
 from sret_nas.arch import Architecture, Stage, nearest_groups
 from sret_nas.cost import Shape, shape
-from sret_nas.cost.dims import Words
+from sret_nas.cost.dims import Words, column
 from sret_nas.space.consistency import grids
-from sret_nas.space.dimensions import (
-    Dimension,
-    StageDimensions,
-)
+from sret_nas.space.dimensions import Dimension, StageDimensions
 from sret_nas.space.widths import Widths
 
 Codes: TypeAlias = NDArray[np.int64]
@@ -106,11 +103,7 @@ class Coding:
     def value(self, codes: Codes, dimension: Dimension) -> Column:
         """The choice itself, as it is drawn."""
         j = self.at.get(dimension.name)
-        if j is None:
-            return dimension.choices[0]
-        if isinstance(dimension.choices[0], str):
-            return Words(dimension.choices, codes[:, j])
-        return np.array(dimension.choices)[codes[:, j]]
+        return dimension.choices[0] if j is None else column(dimension.choices, codes[:, j])
 
     def repair(self, codes: Codes) -> Repaired:
         """Widths and group counts that can be built."""
@@ -169,18 +162,18 @@ class Coding:
         """What encodings decode to, as plain data in the form of an architecture file."""
         n = len(codes)
         found, found_stages = self.fields(codes)
-        top = {name: _listed(column, n) for name, column in found.items()}
+        top = {name: _listed(value, n) for name, value in found.items()}
         stages = []
         for values in found_stages:
-            groups = [_listed(column, n) for column in values.pop("groups")]
-            stages.append(({name: _listed(column, n) for name, column in values.items()}, groups))
+            groups = [_listed(value, n) for value in values.pop("groups")]
+            stages.append(({name: _listed(value, n) for name, value in values.items()}, groups))
         return [
             {
                 "schema": 1,
-                **{name: column[row] for name, column in top.items()},
+                **{name: rows[row] for name, rows in top.items()},
                 "stages": [
                     {
-                        **{name: column[row] for name, column in fields.items()},
+                        **{name: rows[row] for name, rows in fields.items()},
                         "groups": [g[row] for g in groups[: fields["recursions"][row]]],
                     }
                     for fields, groups in stages
@@ -224,6 +217,6 @@ class Coding:
         return [Architecture.model_validate(data) for data in self.architectures(codes)]
 
 
-def _listed(column: Column, n: int) -> list[Any]:
+def _listed(value: Column, n: int) -> list[Any]:
     """The entries of a column, or a value that all have, as plain data."""
-    return column.tolist() if hasattr(column, "tolist") else [column] * n
+    return value.tolist() if isinstance(value, np.ndarray | Words) else [value] * n

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sret_nas.arch import MAX_APPLICATIONS, MAX_DIM, RATIOS, Architecture, Stage, divisors, hidden
 from sret_nas.cost import QUANTITIES, shape
+from sret_nas.cost.dims import column
 from sret_nas.errors import ArchitectureError, ConfigError, Problem
 from sret_nas.space.dimensions import Dimension, StageDimensions
 from sret_nas.space.widths import Widths
@@ -86,15 +89,19 @@ def _most(stage: StageDimensions, field: str) -> int:
 def _too_costly(
     top: Mapping[str, Dimension], stages: Sequence[StageDimensions]
 ) -> Iterator[Problem]:
-    """The dearest numbers of every field together, in exact integers."""
+    """The dearest numbers of every field together, whatever the words, in exact integers."""
     dearest: list[Stage] = []
     for stage in stages:
+        words = {f: d for f, d in stage.fields.items() if not d.ordered}
+        every = np.indices([len(d.choices) for d in words.values()]).reshape(len(words), -1)
         most: dict[str, Any] = {f: max(d.choices) for f, d in stage.fields.items() if d.ordered}
+        most |= {f: column(d.choices, n) for (f, d), n in zip(words.items(), every, strict=True)}
         most["groups"] = (1,) * most["recursions"]
-        dearest.append(Stage.model_construct(**most, share="none"))
+        dearest.append(Stage.model_construct(**most))
     numbers: dict[str, Any] = {f: max(d.choices) for f, d in top.items() if d.ordered}
     numbers["stem_stride"] = min(top["stem_stride"].choices)
     bound = shape(Architecture.model_construct(**numbers, stages=tuple(dearest)))
+    bound = bound.map(lambda x: x if isinstance(x, int) else int(x.max()))
     for name, quantity in QUANTITIES.items():
         highest = quantity(bound)
         if highest >= 2**63:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from sret_nas.arch import KINDS, Kind, Stage
 from sret_nas.cost import table
-from sret_nas.cost.dims import ABSENT, Words, stage_shape
+from sret_nas.cost.dims import ABSENT, column, stage_shape
 from sret_nas.space.coding import Codes, Coding
 from sret_nas.space.dimensions import Dimension
 
@@ -113,7 +113,7 @@ def _grows(field: str, dimension: Dimension) -> NDArray[Any]:
         return np.array([[value] for value in dimension.choices])
     numbers = np.arange(len(dimension.choices))
     fields: dict[str, Any] = {"heads": 2, "head_dim": 2, "blocks": 2, "recursions": 2}
-    fields |= {"groups": (2, 2), field: Words(dimension.choices, numbers)}
+    fields |= {"groups": (2, 2), field: column(dimension.choices, numbers)}
     found = stage_shape(Stage.model_construct(**fields), tokens=4, permute="fixed")
     return np.column_stack([x + 0 * numbers for x in found])
 
