@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sret_nas.arch import Architecture
+from sret_nas.cost import BLOCK as ROWS
 from sret_nas.cost import stack, table
 from sret_nas.space import transform
 from sret_nas.space.coding import Codes, Coding
 from sret_nas.space.frames import METRICS
 
 BLOCK = 1 << 15
-"""Encodings that are costed at once."""
+"""Encodings that are drawn or looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Encodings:
         if self.transform is not None:
             return table(stack(self.decode_many(codes)), quantities)
         parts = [
-            table(self.coding.shape(codes[i : i + BLOCK]), quantities)
-            for i in range(0, len(codes), BLOCK)
+            table(self.coding.shape(codes[i : i + ROWS]), quantities)
+            for i in range(0, len(codes), ROWS)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in quantities}
