@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -131,7 +132,8 @@ def test_the_proxy_serves_a_storage(tmp_path: Path) -> None:
 
 def test_the_pages_name_files_that_exist() -> None:
     for page in (ROOT / "docs").glob("*.md"):
-        for link in page.read_text().split("](")[1:]:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for link in text.split("](")[1:]:
             target = link.partition(")")[0].partition("#")[0]
             if target and "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
