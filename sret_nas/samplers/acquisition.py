@@ -60,7 +60,7 @@ class KnownCostEHVI:
         values: Uncertain objective of the front, (P,).
         costs: Known objectives of the front, (P, K); K may be 0.
         reference_value: Values not below it are worth nothing.
-        reference_costs: (K,); costs not below it are worth nothing.
+        reference_costs: Costs not below them, (K,), are worth nothing.
 
     Points beyond the reference and dominated ones do no harm. In many known objectives
     a large front is thinned to as many points, evenly over the values, as ``MOST_CELLS``
@@ -109,10 +109,10 @@ class KnownCostEHVI:
         self.levels = np.append(steps, reference_value)
 
     def volumes(self, costs: npt.ArrayLike) -> Floats:
-        """Volume of ``[c, r]`` at every level, (N, levels).
+        """Volume of ``[c, r]`` at every level of the front, (N, levels).
 
         Args:
-            costs: (N, K).
+            costs: Known objectives of every candidate, ``c``, (N, K).
         """
         c = np.asarray(costs, dtype=float)
         c = np.zeros((len(c), 1)) if self.free else c
@@ -137,9 +137,9 @@ class KnownCostEHVI:
         """Logarithm of the expected improvement, (N,); ``-inf`` where there is no room for any.
 
         Args:
-            mean: Of the uncertain objective, (N,).
-            std: Likewise; positive.
-            costs: (N, K).
+            mean: Expected uncertain objective of every candidate, (N,).
+            std: Its standard deviation, more than 0, (N,).
+            costs: Known objectives of every candidate, (N, K).
         """
         mu, sigma = np.asarray(mean, dtype=float), np.asarray(std, dtype=float)
         with np.errstate(divide="ignore"):

@@ -22,7 +22,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState, create_trial
 
 from sret_nas import pareto
-from sret_nas.samplers import KnownCostSampler, known_cost
+from sret_nas.samplers import KnownCostSampler, observations
 from sret_nas.samplers.candidates import FromDistributions
 
 SPACE: dict[str, BaseDistribution] = {
@@ -307,16 +307,16 @@ def test_what_a_rung_showed_informs_the_model() -> None:
 def test_many_stopped_trials_cost_no_more_than_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the complete ones say of a rung is worked out once, not for every stopped trial."""
     asked: list[int] = []
-    line = known_cost._line
+    line = observations.fit_line
 
     def counting(pairs: Any) -> Any:
         asked.append(len(pairs))
         return line(pairs)
 
-    monkeypatch.setattr(known_cost, "_line", counting)
+    monkeypatch.setattr(observations, "fit_line", counting)
     complete = [(np.zeros(1), float(k), {1: k + 1.0, 3: k / 2}) for k in range(5)]
     pruned = [(np.ones(1), {1: here, step: here}) for step in (1, 3) for here in (0.0, 1.0, 2.0)]
-    rows, values, noise = known_cost._learned(complete, pruned, [], 1)
+    rows, values, noise = observations.learned(complete, pruned, [])
     assert asked == [5, 5] and len(rows) == 11
     # At step 1 complete trials had 1 more than in the end, at step 3 half of it.
     assert values[5:8] == pytest.approx([-1, 0, 1])
