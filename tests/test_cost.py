@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sret_nas
 from sret_nas import Architecture, zoo
-from sret_nas.arch import divisors
+from sret_nas.arch import Stage, divisors
 from sret_nas.cost import QUANTITIES as COST_QUANTITIES
 from sret_nas.cost import (
     Cost,
@@ -37,7 +37,7 @@ from sret_nas.cost import (
     training_bytes,
     weight_bytes,
 )
-from sret_nas.cost.dims import StageShape
+from sret_nas.cost.dims import StageShape, column
 from sret_nas.errors import UsageError
 
 QUANTITIES = [params, macs, activations, weight_bytes, peak_bytes, training_bytes]
@@ -224,6 +224,31 @@ def test_table_is_small() -> None:
     results = table(columns)
     held = sum(x.nbytes for x in columns.columns()) + sum(x.nbytes for x in results.values())
     assert held / rows <= 200
+
+
+def test_columns_are_derived_as_one_architecture_is() -> None:
+    archs = [a for a in map(random_architecture, range(400)) if len(a.stages) == 2]
+    top = {f: [getattr(a, f) for a in archs] for f in Architecture.model_fields if f != "stages"}
+    stages = []
+    for i in range(2):
+        fields = {f: [getattr(a.stages[i], f) for a in archs] for f in Stage.model_fields}
+        loops = max(map(len, fields["groups"]))
+        filled = [(*groups, *(1,) * (loops - len(groups))) for groups in fields.pop("groups")]
+        columns = {f: column(values, np.arange(len(archs))) for f, values in fields.items()}
+        columns["groups"] = tuple(np.array(filled).T)
+        stages.append(Stage.model_construct(**columns))
+    columns = {f: column(values, np.arange(len(archs))) for f, values in top.items()}
+    found = shape(Architecture.model_construct(**columns, stages=tuple(stages)))
+    for row in range(len(archs)):
+        assert found.map(lambda x, row=row: x[row]) == shape(archs[row])  # type: ignore[misc]
+
+
+def test_a_column_of_words_is_compared_like_one_word() -> None:
+    words = column(["all", "mlp", "none"], np.array([2, 0, 0, 1]))
+    assert words.tolist() == ["none", "all", "all", "mlp"]
+    assert (words == "all").tolist() == [False, True, True, False]
+    assert (words != "all").tolist() == [True, False, False, True]
+    assert not (words == "attention").any()
 
 
 def test_table_over_many_blocks_and_none() -> None:

@@ -129,18 +129,15 @@ class _Choice(files.Record):
 def _checker(record: type[files.Record], field: str) -> type[_Choice]:
     info = record.model_fields[field]
     kind: Any = info.annotation
+    if field == "groups":  # chosen loop by loop
+        kind, _ = get_args(kind)
     for constraint in info.metadata:
         kind = Annotated[kind, constraint]
     return create_model(f"Choice of {field}", __base__=_Choice, value=(kind, ...))
 
 
-_CHECKERS = {
-    **{name: _checker(Architecture, name) for name in GLOBAL_FIELDS},
-    **{name: _checker(Stage, name) for name in STAGE_FIELDS},
-    "groups": create_model(
-        "Choice of groups", __base__=_Choice, value=(Annotated[int, Field(strict=True, ge=1)], ...)
-    ),
-}
+_CHECKERS = {name: _checker(Architecture, name) for name in GLOBAL_FIELDS}
+_CHECKERS |= {name: _checker(Stage, name) for name in Stage.model_fields}
 
 
 def _numeric(checker: type[_Choice]) -> bool:
