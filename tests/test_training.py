@@ -24,8 +24,11 @@ from sret_nas.training import (
     NotFiniteError,
     OutOfMemoryError,
     Trainer,
+    failures,
     schedule,
 )
+from sret_nas.training import trainer as trainer_module
+from sret_nas.training.randomness import Random
 
 RECIPE = Recipe(epochs=3, batch=16, lr=2e-3, pad=1)
 
@@ -319,3 +322,152 @@ def test_learns_on_a_gpu(data: DataSet):
     trainer = Trainer(arch(), data, recipe, device=torch.device("cuda"))
     assert list(trainer.epochs())[-1].val_loss < 1.6
     assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+# -- in figures and words ----------------------------------------------------------------------
+
+
+def test_seconds_of_an_epoch_are_those_between_two_looks_at_the_clock(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([100.0, 103.0, 200.0, 207.0])
+    monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: next(looks))
+    recipe = RECIPE.model_copy(update={"epochs": 2})
+    assert [result.seconds for result in Trainer(arch(), data, recipe).epochs()] == [3.0, 7.0]
+
+
+def test_a_loss_is_the_mean_over_the_steps(data: DataSet) -> None:
+    trainer = Trainer(arch(), data, RECIPE)
+    losses: list[float] = []
+    real = trainer._update
+
+    def update(loss: Tensor) -> None:
+        losses.append(loss.item())
+        real(loss)
+
+    trainer._update = update  # type: ignore[method-assign]
+    loss, images = trainer.train_epoch()
+    assert len(losses) == 10 and images == 160
+    assert loss == pytest.approx(sum(losses) / 10)
+    assert (trainer.epoch, trainer.step) == (1, 10)
+
+
+def test_a_batch_that_does_not_divide_the_images_leaves_some_out(data: DataSet) -> None:
+    trainer = Trainer(arch(), data, RECIPE.model_copy(update={"batch": 48}))
+    assert (trainer.batch, trainer.steps_per_epoch) == (48, 3)
+    assert trainer.train_epoch()[1] == 144
+    whole = Trainer(arch(), data, RECIPE.model_copy(update={"batch": 1000}))
+    assert (whole.batch, whole.steps_per_epoch) == (160, 1)
+
+
+def test_as_many_are_validated_at_once_as_a_batch_or_256(data: DataSet) -> None:
+    many = replace(data, val=load_data(image_size=16, subset=160, val_images=600).val)
+    assert Trainer(arch(), many, RECIPE).scored == 256
+    large = RECIPE.model_copy(update={"batch": 300})
+    longer = replace(many, train=load_data(image_size=16, subset=400, val_images=600).train)
+    assert Trainer(arch(), longer, large).scored == 300
+    assert Trainer(arch(), data, RECIPE).scored == 60
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "message"),
+    [
+        (math.nan, NotFiniteError, "epoch 3: the training loss is nan"),
+        (math.inf, NotFiniteError, "epoch 3: the training loss is inf"),
+        (7.0, DivergedError, "epoch 3: the training loss is 7, that of guessing 2.3"),
+    ],
+)
+def test_a_loss_that_is_none_is_told_with_what_helps(
+    loss: float, error: type[TrainingError], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        failures.checked(loss, 3, 10)
+    assert (str(caught.value), caught.value.hint) == (message, "a lower lr in the proxy")
+
+
+def test_a_loss_up_to_three_times_that_of_guessing_is_one() -> None:
+    assert failures.checked(6.9, 3, 10) == 6.9 < 3 * math.log(10)
+
+
+@pytest.mark.parametrize(
+    ("error", "lack"),
+    [
+        *((error, True) for error in LACK_OF_MEMORY),
+        (RuntimeError("not enough memory: you tried to allocate"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("can't allocate memory"), False),
+        (ValueError("not enough memory"), False),
+    ],
+)
+def test_what_a_lack_of_memory_is(error: Exception, lack: bool) -> None:
+    assert failures.is_out_of_memory(error) is lack
+
+
+def test_after_the_end_the_rate_stays_where_it_is() -> None:
+    recipe = Recipe(epochs=4, warmup=0.5, final_lr=0.25)
+    assert schedule(recipe, 8, 8) == schedule(recipe, 30, 8) == 0.25
+    assert schedule(recipe, 6, 8) == pytest.approx(0.625)
+    assert schedule(recipe, 3, 8) == schedule(recipe, 4, 8) == 1.0
+    late = recipe.model_copy(update={"warmup": 0.99})  # of ten steps, ten
+    assert [schedule(late, step, 10) for step in (4, 9, 10, 11)] == [0.5, 1.0, 1.0, 0.25]
+
+
+def test_generators_of_a_gpu_are_swapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {"cuda:1": "outside"}
+    random = Random(3, torch.device("cpu"))
+    random.device, random.cuda = torch.device("cuda:1"), "inside"  # type: ignore[assignment]
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[str(device)])
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda new, device: states.update({str(device): new})
+    )
+    cpu = torch.get_rng_state()
+    with random:
+        assert states == {"cuda:1": "inside"}
+        assert torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(3).get_state())
+        assert torch.equal(random.cpu, cpu)
+        states["cuda:1"] = "later"
+    assert (states, random.cuda) == ({"cuda:1": "outside"}, "later")
+    assert torch.equal(torch.get_rng_state(), cpu)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_only_for_bf16_a_cpu_has_what_suits_it(
+    data: DataSet, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, torch.device]] = []
+
+    def has_dtype(dtype: str, device: torch.device) -> bool:
+        asked.append((dtype, device))
+        return bf16
+
+    monkeypatch.setattr(trainer_module, "has_dtype", has_dtype)
+    trainer = Trainer(arch(), data, RECIPE)
+    convolutions = [m for m in trainer.model.modules() if isinstance(m, nn.Conv2d)]
+    grouped = [m for m in convolutions if m.groups > 1]
+    assert asked == [("bf16", torch.device("cpu"))]
+    assert grouped and all(("forward" in vars(m)) == bf16 for m in grouped)
+    assert not any("forward" in vars(m) for m in convolutions if m not in grouped)
+    stem = next(m for m in convolutions if m.weight.shape[1] > 1)
+    assert stem.weight.is_contiguous(memory_format=torch.channels_last) == bf16
+    dtypes: set[torch.dtype] = set()
+    hooks = [m.register_forward_hook(lambda _m, _i, out: dtypes.add(out.dtype)) for m in grouped]
+    with trainer._autocast(), torch.no_grad():
+        out = trainer.model(torch.zeros(2, 1, 16, 16))
+    assert out.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    assert hooks and dtypes == {torch.float32}
+
+
+def test_a_batch_in_parts_stays_in_parts(data: DataSet) -> None:
+    trainer = Trainer(arch(), data, RECIPE)
+    small = Small(trainer, 6, LACK_OF_MEMORY[0])
+    trainer.train_epoch()
+    assert trainer.parts == 4
+    assert small.sizes[:2] == [16, 8] and set(small.sizes[2:]) == {4}
+
+
+def test_smoothing_spreads_its_share_over_all_classes(data: DataSet) -> None:
+    trainer = Trainer(arch(), data, RECIPE.model_copy(update={"label_smoothing": 0.2}))
+    found = trainer._weights(torch.tensor([3, 0]))
+    expected = torch.full((2, 10), -0.02 / 2)
+    expected[0, 3] = expected[1, 0] = -(0.8 + 0.02) / 2
+    torch.testing.assert_close(found, expected)
