@@ -27,6 +27,7 @@ from sret_nas.cost import QUANTITIES as COST_QUANTITIES
 from sret_nas.cost import (
     Cost,
     activations,
+    layers,
     macs,
     memory,
     params,
@@ -38,6 +39,7 @@ from sret_nas.cost import (
     weight_bytes,
 )
 from sret_nas.cost.dims import StageShape, column
+from sret_nas.cost.formulas import Norm
 from sret_nas.errors import UsageError
 
 QUANTITIES = [params, macs, activations, weight_bytes, peak_bytes, training_bytes]
@@ -141,15 +143,28 @@ def recorded(arch: Architecture) -> list[int]:
         cost.training_bytes(),
         cost.training_bytes(batch=5, align=4),
         cost.training_bytes(batch=2, checkpointing=True, dtype_bytes=2, optimizer_states=1),
+        cost.training_bytes(batch=1000),  # nothing but activations
+        cost.training_bytes(batch=1000, checkpointing=True),
     ]  # fmt: skip
+
+
+def recorded_ones() -> list[Architecture]:
+    """Random ones, the same with many blocks, whose weights are many, and the published."""
+    some = [random_architecture(seed) for seed in range(60)]
+    deep = []
+    for arch in some[:20]:
+        data = arch.to_dict()
+        for stage in data["stages"]:
+            stage["blocks"] *= 15
+        deep.append(Architecture.load(data))
+    return [*some, *deep, *zoo.PUBLISHED.values()]
 
 
 def test_costs_are_what_they_were() -> None:
     """Runs and papers hold them. Other tests here say that they are right, some within a tenth."""
     golden = json.loads((Path(__file__).parent / "golden" / "costs.json").read_text())
-    assert len(golden) == 40
-    archs = [random_architecture(seed) for seed in range(40)]
-    assert {arch.id: recorded(arch) for arch in archs} == golden
+    assert len(golden) == 87
+    assert {arch.id: recorded(arch) for arch in recorded_ones()} == golden
 
 
 def test_published_at_larger_images() -> None:
@@ -266,8 +281,9 @@ def test_table_refuses() -> None:
     with pytest.raises(UsageError, match="unknown quantity 'flops'; allowed: macs, params"):
         table(columns, ["flops"])
     huge = StageShape(*(np.array([10**6]) for _ in StageShape._fields))
-    with pytest.raises(UsageError, match="macs could pass 64 bits"):
+    with pytest.raises(UsageError, match="macs could pass 64 bits") as caught:
         table(columns._replace(stages=(huge,)))
+    assert caught.value.hint == "cost them one by one"
 
 
 def test_one_architecture_has_no_limit() -> None:
@@ -309,6 +325,41 @@ def test_cost_is_a_value_and_free_of_torch() -> None:
         cost.shape = None  # type: ignore[misc, assignment]
     code = "import sys, sret_nas; sret_nas.cost(sret_nas.zoo.PUBLISHED['sret_t']).macs"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_layers_have_the_names_of_the_modules_in_their_order() -> None:
+    stage = {"heads": 2, "head_dim": 4, "recursions": 2, "mlp_ratio": 1.0, "nll_ratio": 1.0}
+    stages = [stage, stage | {"heads": 4, "nll_ratio": 0.0}]
+    settings = {"image_size": 8, "stem_stride": 2, "in_chans": 1, "num_classes": 5}
+    cost = sret_nas.cost(Architecture.load(settings | {"stages": stages}))
+    attention = ["norm", "qkv", "products", "proj", "residual"]
+    unit = ["norm", "fc1", "fc2", "residual"]
+    block = [f"attention.{name}" for name in attention] + [f"mlp.{name}" for name in unit]
+    stem = [f"{kind} {i}" for i in (1, 2, 3) for kind in ("conv", "norm")]
+    names = [(layer.stage, layer.name) for layer in layers(cost.shape)]
+    assert names == [
+        *(("stem", name) for name in [*stem, "pos_embed"]),
+        *(("stage 1", name) for name in [*block, *(f"nll.{name}" for name in unit)]),
+        *(("stage 2", name) for name in ["down-sampling", *block]),
+        *(("stage 2", f"nll.{name}") for name in unit),  # none of them is there
+        ("head", "norm"),
+        ("head", "linear"),
+    ]
+    found = {(row.stage, row.layer) for row in cost.by_layer}
+    assert found == {name for name in names if not (name[0] == "stage 2" and "nll" in name[1])}
+    assert [(row.stage, row.depth) for row in cost.by_stage] == [
+        ("stem", 0), ("stage 1", 2), ("stage 2", 2), ("head", 0),
+    ]  # fmt: skip
+    elements = [layer.elements for layer in layers(cost.shape) if isinstance(layer, Norm)]
+    first, second = 16 * 8, 4 * 16
+    assert elements == [16 * 4, 16 * 8, 16 * 8, *[2 * first] * 3, *[2 * second] * 2, 0, 16]
+
+
+def test_memory_is_that_of_one_image_unless_told_otherwise() -> None:
+    one = shape(zoo.PUBLISHED["sret_t"])
+    assert memory.training_bytes(one) == memory.training_bytes(one, 1, False, 4, 2, 1)
+    assert memory.peak_bytes(one) == memory.peak_bytes(one, 1, 4, 1)
+    assert memory.weight_bytes(one) == memory.weight_bytes(one, 4)
 
 
 def test_permuted_applications() -> None:
