@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sret_nas import device, gpus
+from sret_nas.device import dtypes, hardware
 from sret_nas.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -196,7 +197,7 @@ def test_dtypes_by_name() -> None:
 
 
 def test_a_dtype_that_would_be_emulated_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "has_dtype", lambda dtype, _: dtype in ("fp32", "bf16"))
+    monkeypatch.setattr(dtypes, "has_dtype", lambda dtype, _: dtype in ("fp32", "bf16"))
     assert device.torch_dtype("bf16", CPU) is torch.bfloat16
     with pytest.raises(UsageError, match="cpu has no fp16 arithmetic") as caught:
         device.torch_dtype("fp16", CPU)
@@ -257,15 +258,15 @@ def test_driver_and_clocks_come_from_nvidia_smi(
         asked.append(command)
         return subprocess.CompletedProcess(command, code, answer, "")
 
-    monkeypatch.setattr(device.shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(device.subprocess, "run", run)
-    assert device._nvidia_smi("GPU-1") == expected
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(hardware.subprocess, "run", run)
+    assert hardware._nvidia_smi("GPU-1") == expected
     assert asked[0][:2] == ["/bin/nvidia-smi", "--id=GPU-1"]
 
 
 def test_no_nvidia_smi_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.shutil, "which", lambda _: None)
-    assert device._nvidia_smi("GPU-1") == (None, None, None)
+    monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
+    assert hardware._nvidia_smi("GPU-1") == (None, None, None)
 
 
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

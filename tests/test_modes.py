@@ -16,7 +16,7 @@ from sret_nas import device, latency
 from sret_nas.arch import Architecture, Stage
 from sret_nas.device import fingerprint
 from sret_nas.errors import SretNasError, UsageError
-from sret_nas.latency import modes, preparation
+from sret_nas.latency import compiling, modes, preparation
 from sret_nas.model import create_model
 
 CPU = torch.device("cpu")
@@ -124,7 +124,12 @@ def test_a_graph_and_its_output_live_as_long_as_the_call() -> None:
 
 def prepared(mode: str, dtype: str = "fp32", batch: int = 2) -> preparation.Prepared:
     settings = preparation.Settings(
-        dtype, getattr(torch, device._TORCH_NAMES[dtype]), CPU, mode, "warm", fingerprint(CPU)
+        dtype,
+        getattr(torch, device.dtypes._TORCH_NAMES[dtype]),
+        CPU,
+        mode,
+        "warm",
+        fingerprint(CPU),
     )
     with torch.inference_mode():
         return preparation.prepare("small", SMALL, batch, settings, lambda _: None)
@@ -235,7 +240,7 @@ def test_a_compiled_call_is_never_compiled_anew_while_it_is_timed(
     backend(as_is)
     with torch.inference_mode():
         call = modes.prepare(Linear().eval(), torch.randn(2, 3, 4, 4), "compile")
-        with modes.nothing_compiles("compile"):
+        with compiling.nothing_compiles("compile"):
             call()
             call.model.linear = nn.Linear(48, 7)
             with pytest.raises(RuntimeError, match="recompile"):
@@ -250,7 +255,7 @@ def test_compiling_ends_at_its_limit(backend: Install, monkeypatch: pytest.Monke
         return graph.forward
 
     backend(forever)
-    monkeypatch.setattr(modes, "TELL_S", 0.01)
+    monkeypatch.setattr(compiling, "TELL_S", 0.01)
     told: list[str] = []
     try:
         with pytest.raises(SretNasError, match="m: not compiled after 0 s") as caught:
@@ -277,7 +282,7 @@ def test_what_is_given_up_is_asked_to_end() -> None:
             pass
 
     with pytest.raises(SretNasError, match="late"):
-        modes.within(forever, 0.05, lambda _: None, SretNasError("late"))
+        compiling.within(forever, 0.05, lambda _: None, SretNasError("late"))
     running[0].join(30)
     assert not running[0].is_alive()
 

@@ -27,7 +27,8 @@ from torch import nn
 from sret_nas.arch import Architecture
 from sret_nas.device import Fingerprint, exact_fp32
 from sret_nas.errors import SretNasError, UsageError
-from sret_nas.latency import modes, timing
+from sret_nas.latency import timing
+from sret_nas.latency.compiling import nothing_compiles
 from sret_nas.latency.modes import MODES as MODES
 from sret_nas.latency.preparation import Prepared, Settings, prepare, verified
 
@@ -188,7 +189,7 @@ def measure(
                 timing.summarise(turns).spread <= spread for turns in taken.values()
             )
 
-        with modes.nothing_compiles(settings.mode):
+        with nothing_compiles(settings.mode):
             taken = timing.interleave(
                 {key: one.turn for key, one in prepared.items()},
                 {key: min(100, max(3, round(TURN_S / one.run_s))) for key, one in prepared.items()},

@@ -11,20 +11,16 @@ Requires torch.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import threading
-import time
-import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sret_nas.arch import Architecture
 from sret_nas.device import has_dtype
-from sret_nas.errors import SretNasError, UsageError
+from sret_nas.errors import UsageError
+from sret_nas.latency.compiling import COMPILE_S, Run, compiled
 
 Mode = Literal["eager", "compile", "graph"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -33,17 +29,11 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}
 """By dtype, the largest norm of an output's difference from that of eager fp32, over its norm.
 Rounding was measured as up to 0.2% (fp16) and 1.4% (bf16), another image's output as 10% away or
 more: nine models, on a CPU."""
-COMPILE_S = 300.0
-"""Seconds after which a compilation is given up."""
-TELL_S = 5.0
-"""Seconds between two words on a compilation."""
 PART = 64
 """Images at once of the fp32 reference, which so needs no more memory than what is timed."""
 
-Run = Callable[[], Any]
 Record = Callable[[Run, torch.device], tuple[Callable[[], None], Any]]
 """Runs something once in a recording: how to repeat it, and where its output is then."""
-T = TypeVar("T")
 
 
 class Setting(NamedTuple):
@@ -155,11 +145,7 @@ def prepare(
         replay, output = (record or record_cuda)(run, x.device)
         return Call(model, x, replay, output)
     if mode == "compile":
-        # A code object of its own: torch keeps compiled code by code object, and
-        # gives up silently after the eighth model that shares one.
-        run.__code__ = run.__code__.replace()
-        fast = torch.compile(run, fullgraph=True, dynamic=False)
-        took = _compile(fast, x.device, name, compile_s, progress)
+        fast, took = compiled(run, x.device, name, compile_s, progress)
         return Call(model, x, fast, compile_s=took)
     return Call(model, x, run)
 
@@ -205,16 +191,6 @@ def record_cuda(run: Run, device: torch.device) -> tuple[Callable[[], None], Any
 
 
 @contextlib.contextmanager
-def nothing_compiles(mode: str) -> Iterator[None]:
-    """Within, a compiled call that would be compiled anew is an error, not a slow run."""
-    if mode != "compile":
-        yield
-        return
-    with torch.compiler.set_stance("fail_on_recompile"):
-        yield
-
-
-@contextlib.contextmanager
 def _same_draws() -> Iterator[None]:
     """``permute: random`` draws on the CPU at every call; here always the same."""
     with torch.random.fork_rng(devices=[]):
@@ -231,75 +207,3 @@ def _refuse_draws(model: nn.Module, name: str) -> None:
             f"{name}: 'permute: random' draws on the CPU at every call, which no CUDA graph holds",
             "take --mode eager, or 'permute: fixed'",
         )
-
-
-def _compile(
-    fast: Run, device: torch.device, name: str, most_s: float, progress: Callable[[str], None]
-) -> float:
-    """The first call of what is compiled; the seconds that it took."""
-    threads = torch.get_num_threads()
-
-    def first() -> None:
-        from torch._inductor import config
-
-        # No pool of compiling processes: closing it at the end can take minutes.
-        with (
-            torch.inference_mode(),
-            warnings.catch_warnings(),
-            config.patch(compile_threads=1),
-        ):
-            warnings.simplefilter("ignore")  # advice such as to use TF32
-            torch.set_num_threads(threads)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    fast()
-                    torch.cuda.synchronize()
-            else:
-                fast()
-
-    start = time.perf_counter()
-    within(
-        first,
-        most_s,
-        lambda spent: progress(f"compiling {name}: {spent:.0f} s of at most {most_s:.0f}"),
-        SretNasError(
-            f"{name}: not compiled after {most_s:.0f} s", "take --mode graph or --mode eager"
-        ),
-    )
-    return time.perf_counter() - start
-
-
-def within(
-    work: Callable[[], T], seconds: float, tell: Callable[[float], None], late: SretNasError
-) -> T:
-    """Do something in a thread of its own, so that waiting ends even where the work does not.
-
-    Args:
-        work: What to do.
-        seconds: How long to wait for it.
-        tell: Told now and then for how long it has been going on.
-        late: Raised when it is not done by then; it is asked to end.
-    """
-    done: Future[T] = Future()
-
-    def body() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    thread = threading.Thread(target=body, name="compiling", daemon=True)
-    start = time.perf_counter()
-    thread.start()
-    try:
-        while (left := start + seconds - time.perf_counter()) > 0:
-            thread.join(min(left, TELL_S))
-            if done.done():
-                return done.result()
-            tell(time.perf_counter() - start)
-        raise late
-    finally:
-        if thread.is_alive() and thread.ident is not None:  # at its next step in Python
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
-            )

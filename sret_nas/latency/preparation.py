@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sret_nas.arch import Architecture
 from sret_nas.device import Fingerprint, fingerprint, resolve, torch_dtype
 from sret_nas.errors import SretNasError, UsageError
-from sret_nas.latency import modes, timing
+from sret_nas.latency import compiling, modes, timing
 from sret_nas.latency.peak import allocated_peak
 from sret_nas.model import create_model
 
@@ -113,7 +113,7 @@ def prepare(
     model, x, expected = built(source, batch, settings)
     call = modes.prepare(model, x, settings.mode, name=where, progress=progress)
     difference = verified(call, expected, where, settings)
-    with modes.nothing_compiles(settings.mode):
+    with compiling.nothing_compiles(settings.mode):
         # A graph's kernels use what they allocated when it was recorded: as eager ones do.
         run = call if settings.mode == "compile" else partial(model, x)
         least_bytes = sum(map(_nbytes, (*model.parameters(), *model.buffers(), x)))
@@ -155,7 +155,7 @@ def verified(call: modes.Call, expected: list[Tensor], where: str, settings: Set
     Raises:
         SretNasError: by more than the dtype explains.
     """
-    with modes.nothing_compiles(settings.mode):
+    with compiling.nothing_compiles(settings.mode):
         found = call.difference(expected)
     allowed = modes.TOLERANCE[settings.dtype_name]
     if not found <= allowed:
