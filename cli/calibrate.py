@@ -12,6 +12,7 @@ from .where import (
     DeviceOption,
     DtypeOption,
     ModeOption,
+    ThreadsOption,
     alone,
     choose_device,
     space_of,
@@ -35,9 +36,7 @@ def calibrate(
     dtype: DtypeOption = None,
     mode: ModeOption = None,
     device: DeviceOption = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads on the CPU.")
-    ] = None,
+    threads: ThreadsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Which architectures are drawn.")] = 0,
     allow_code: CodeOption = False,
     form: FormatOption = Format.table,

@@ -27,7 +27,7 @@ from .output import (
     say,
     status,
 )
-from .where import DeviceOption, DtypeOption, ModeOption, alone
+from .where import DeviceOption, DtypeOption, ModeOption, ThreadsOption, alone
 
 if TYPE_CHECKING:
     from sret_nas.latency import Latency
@@ -65,9 +65,7 @@ def profile(
     dtype: DtypeOption = None,
     mode: ModeOption = None,
     device: DeviceOption = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads on the CPU.")
-    ] = None,
+    threads: ThreadsOption = None,
     draw: Annotated[
         Path | None, typer.Option("--draw", metavar="FILE.svg", help="Draw one architecture.")
     ] = None,

@@ -35,6 +35,7 @@ ModeOption = Annotated[
         help="eager, compile or graph; default graph on a GPU, eager on a CPU.", show_default=False
     ),
 ]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads on the CPU.")]
 RunArgument = Annotated[
     Path | None,
     typer.Argument(help="Run directory; default the newest in runs/.", show_default=False),

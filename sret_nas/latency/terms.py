@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from sret_nas.arch import Architecture
+from sret_nas.cost import shape
+from sret_nas.cost.formulas import layers
 from sret_nas.latency import kernels, operators
+from sret_nas.latency.sums import slices
 
 
 def names(device: str) -> tuple[str, ...]:
@@ -16,13 +19,21 @@ def names(device: str) -> tuple[str, ...]:
 
 
 def features(arch: Architecture, batch: int = 1, device: str = "cpu") -> dict[str, float]:
-    """The value of every term, by name.
+    """The value of every term: what the time of an architecture is a sum of.
 
     Args:
         arch: The architecture.
         batch: Images per batch.
         device: ``cpu`` or ``cuda:N``.
+
+    Returns:
+        By name, in the order of ``names``; ``operators`` and ``kernels`` say what they mean.
     """
-    if device == "cpu":
-        return operators.features(arch, batch)
-    return kernels.features(arch, batch)
+    terms = operators if device == "cpu" else kernels
+    found = dict.fromkeys(terms.NAMES, 0.0)
+    found["model"] = 1.0
+    for layer in layers(shape(arch)):
+        terms.add_layer(found, layer, batch)
+    for one in slices(arch, batch):
+        terms.add_slices(found, one, batch)
+    return found
