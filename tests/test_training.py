@@ -471,3 +471,34 @@ def test_smoothing_spreads_its_share_over_all_classes(data: DataSet) -> None:
     expected = torch.full((2, 10), -0.02 / 2)
     expected[0, 3] = expected[1, 0] = -(0.8 + 0.02) / 2
     torch.testing.assert_close(found, expected)
+
+
+def test_images_that_are_no_tensor_are_trained_on_alike(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sret_nas.data.dataset.RESIDENT_BYTES", 0)
+    streamed = load_data(image_size=16, subset=160, val_images=60)
+    assert isinstance(data.train, Resident) and not isinstance(streamed.train, Resident)
+    streamed = replace(streamed, mean=data.mean, std=data.std)  # its own are those of a sample
+    one, other = Trainer(arch(), data, RECIPE), Trainer(arch(), streamed, RECIPE)
+    assert one.train_batch is None and other.train_batch is not None
+    one.bf16 = other.bf16 = False
+    assert other.train_epoch() == (pytest.approx(one.train_epoch()[0]), 160)
+    torch.testing.assert_close(weights(other), weights(one))
+    assert other.validate(streamed.val) == pytest.approx(one.validate(data.val))
+
+
+def test_no_room_to_validate_one_image_has_its_reason(data: DataSet) -> None:
+    trainer = Trainer(arch(), data, RECIPE)
+    small = Small(trainer, 0, LACK_OF_MEMORY[0])
+    with pytest.raises(OutOfMemoryError, match="epoch 0, with one image at a time"):
+        trainer.validate(data.val)
+    assert small.sizes == [60, 30, 15, 7, 3, 1]
+
+
+def test_a_batch_is_put_to_where_a_step_reads_it_and_the_rest_is_nobodys() -> None:
+    place = torch.full((3, 1, 2, 2), 9, dtype=torch.uint8), torch.full((3,), 9)
+    batch = torch.full((2, 1, 2, 2), 5, dtype=torch.uint8), torch.tensor([7, 8])
+    trainer_module._fill(place, batch)
+    assert place[0][:, 0, 0, 0].tolist() == [5, 5, 9]
+    assert place[1].tolist() == [7, 8, trainer_module.NOBODY]
