@@ -32,9 +32,10 @@ from sret_nas import files
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.data import load_data
-from sret_nas.evaluate import ProxyEvaluator
+from sret_nas.evaluators.proxy import ProxyEvaluator
 from sret_nas.proxy import Proxy
 from sret_nas.space import SearchSpace
+from sret_nas.study.records import step_of
 
 FILE = TABLES / "proxies-fashion.json"
 STRATUM = 2
@@ -231,13 +232,14 @@ def train(table: ProxyTable) -> None:
     adopt(table, made["plans"][ADOPTED]["fingerprint"])
     for plan, seed, row in table.missing():
         cpu = time.process_time()
-        curve = ready[plan].evaluate(row.architecture, seed=seed).curve
+        found = ready[plan].evaluate(row.architecture, seed=seed)
+        curve = [step_of(ready[plan].declaration, epoch) for epoch in found.curve]
         row.trainings.setdefault(plan, {})[seed] = {
-            name: [getattr(epoch, name) for epoch in curve] for name in CURVE
+            name: [epoch[name] for epoch in curve] for name in CURVE
         }
         table.save()
         print(
-            f"{plan}, seed {seed}, {row.architecture.id}: val_loss {curve[-1].val_loss:.3f}, "
+            f"{plan}, seed {seed}, {row.architecture.id}: val_loss {curve[-1]['val_loss']:.3f}, "
             f"{time.process_time() - cpu:.1f} s of CPU",
             flush=True,
         )

@@ -124,7 +124,6 @@ class Stage:
             study=study,
             space=space,
             evaluator=evaluator,
-            fits=lambda _: None,
             stop=lambda: evaluator.over,
         )
 

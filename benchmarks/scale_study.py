@@ -26,7 +26,9 @@ from sqlalchemy.orm import Session
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
-from sret_nas.evaluate import Metrics, Report
+from sret_nas.evaluate import Evaluation, Evaluator, Progress, Report
+from sret_nas.evaluators.proxy import evaluation, follow
+from sret_nas.metrics import Declaration, training
 from sret_nas.proxy import Proxy
 from sret_nas.runner.sampling import POPULATION
 from sret_nas.space import SearchSpace
@@ -62,14 +64,12 @@ def learning(arch: Architecture, epochs: int, rng: np.random.Generator) -> Itera
         yield EpochResult(epoch, loss - 0.05, loss, math.exp(-loss), 0.8, 2048)
 
 
-class StandIn:
+class StandIn(Evaluator):
     """An evaluator that waits, always to the last epoch, and has its worker stop in time.
 
     Args:
         seconds: What a training takes.
     """
-
-    rungs = RUNGS
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -82,26 +82,35 @@ class StandIn:
         self.first_at: float | None = None
 
     @property
+    def declaration(self) -> Declaration:
+        """A training's, with nothing to confirm."""
+        return training(RUNGS, seeds=1)
+
+    @property
     def over(self) -> bool:
         """Whether it has."""
         return self.left == 0
 
     def evaluate(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
+    ) -> Evaluation:
         """Wait, and report every epoch; what is said to that is not heard."""
         if self.first_at is None:
             self.first_at = time.monotonic()
-        curve = []
+
+        def heed(progress: Progress) -> bool:
+            if report is not None:
+                report(progress)
+            return True
+
+        curve = follow(self._epochs(arch), heed)
+        self.left -= 1
+        return evaluation(curve, self.declaration)
+
+    def _epochs(self, arch: Architecture) -> Iterator[EpochResult]:
         for result in learning(arch, RUNGS[-1], self.rng):
             time.sleep(self.seconds / RUNGS[-1])
-            curve.append(result)
-            if report is not None:
-                report(result)
-        self.left -= 1
-        return Metrics.of(curve)
-
-    confirm = evaluate
+            yield result
 
 
 def configuration(space: SearchSpace, sampler: str) -> RunConfig:

@@ -168,7 +168,6 @@ def work(url: str, barrier: Any, results: Any, seconds: float, rounds: int, afte
         study=study,
         space=config.search_space(),
         evaluator=evaluator,
-        fits=lambda _: None,
         stop=lambda: evaluator.over,
     )
     evaluator.begin(rounds)

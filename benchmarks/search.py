@@ -45,7 +45,7 @@ from optuna.trial import FrozenTrial
 from table import PROXY, Row, Table
 
 from sret_nas import pareto
-from sret_nas.evaluate import TableEvaluator
+from sret_nas.evaluators.table import TableEvaluator
 from sret_nas.runner.sampling import DEFAULT, SAMPLERS
 from sret_nas.runner.worker import Worker
 from sret_nas.study.config import RunConfig
@@ -168,7 +168,6 @@ def ours(sampler: str, rungs: bool = True) -> Contender:
                     PROXY.rungs if rungs else PROXY.rungs[-1:],
                     lambda arch, _: table.rows[arch.id].results(),
                 ),
-                fits=lambda arch: arch,
                 stop=stop,
             ).search()
         return trainings(study)

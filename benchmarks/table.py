@@ -35,10 +35,11 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.data import DataSet, load_data
 from sret_nas.device import fingerprint
-from sret_nas.evaluate import ProxyEvaluator
+from sret_nas.evaluators.proxy import ProxyEvaluator
 from sret_nas.proxy import VALIDATION_COST, Proxy
 from sret_nas.space import SearchSpace
 from sret_nas.study.config import versions
+from sret_nas.study.records import step_of
 from sret_nas.training import EpochResult
 
 TABLES = Path(__file__).parent / "tables"
@@ -209,7 +210,8 @@ def _train(task: tuple[Architecture, int]) -> tuple[str, int, dict[str, list[flo
     arch, seed = task
     assert PROXY.apply(arch, _work["evaluator"].data).id == arch.id
     curve = _work["evaluator"].evaluate(arch, seed=seed).curve
-    return arch.id, seed, {name: [getattr(epoch, name) for epoch in curve] for name in CURVE}
+    epochs = [step_of(PROXY.declaration, epoch) for epoch in curve]
+    return arch.id, seed, {name: [epoch[name] for epoch in epochs] for name in CURVE}
 
 
 def train(table: Table, processes: int) -> None:

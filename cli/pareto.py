@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sret_nas.units import format_count
-
 from .output import Column, Format, FormatOption, JsonOption, emit, note, say, stdout
 from .scatter import FEWEST, scatter
 from .where import RunArgument, StorageOption, StudyOption, find
 
 if TYPE_CHECKING:
+    from sret_nas.metrics import Metric
     from sret_nas.runner import RunResult
 
 
@@ -33,7 +32,7 @@ def pareto(
     outcome = find(run, storage, study)
     show_front(outcome, Format.json if as_json else form, plot)
     if not outcome.front:
-        note("no candidate has been trained to the end yet")
+        note(f"no candidate has been {outcome.config.declaration.finished} yet")
 
 
 def show_front(outcome: RunResult, form: Format, plot: bool | None = None) -> None:
@@ -56,41 +55,50 @@ def show_front(outcome: RunResult, form: Format, plot: bool | None = None) -> No
             say()
             print(picture)
         elif plot:
-            note(f"no picture: fewer than {FEWEST} candidates trained to the end, or no room")
+            finished = outcome.config.declaration.finished
+            note(f"no picture: fewer than {FEWEST} candidates {finished}, or no room")
 
 
 def columns(outcome: RunResult) -> list[Column]:
     """The run's objectives, which always stay, and what else is known of its front.
 
-    Headings say what was trained once and what is a mean over how many seeds.
+    Headings say what was found once and what is a mean over how many seeds.
     """
+    from sret_nas.metrics import LATENCY, MACS, MEMORY, PARAMS
+    from sret_nas.runner.result import confirmed
+
     one = f"seed {outcome.config.seed}"
     counts = {m.confirmation.seeds for m in outcome.front if m.confirmation}
     seeds = counts.pop() if len(counts) == 1 else None
     mean, tested = _mean(seeds), _mean(None if seeds is None else seeds - 1)
-    sought = {goal.name for goal in outcome.config.goals}
-    std = 2 if "val_loss" in sought else 4
+    sought, declared = outcome.config.goals, outcome.config.declaration
+    again = declared.seeds > 1
 
-    def column(key: str, title: str, metric: str, rank: int) -> Column:
-        return Column(key, title, lambda v: _shown(metric, v), rank=0 if metric in sought else rank)
+    def column(key: str, title: str, metric: Metric, rank: int) -> Column:
+        return Column(key, title, metric.below_heading, rank=0 if metric in sought else rank)
 
-    found = [
-        Column("trial", "trial"),
-        Column("id", "id", rank=6, left=True),
-        column("val_loss", f"val loss, {one}", "val_loss", 4),
-        column("confirmed_loss", f"val loss, {mean}", "val_loss", 3),
-        Column("confirmed_std", mean.replace("mean", "std"), lambda v: f"{v:.4f}", std),
-        column("val_accuracy", f"val acc, {one}", "val_accuracy", 4),
-        column("confirmed_accuracy", f"val acc, {mean}", "val_accuracy", 5),
-        Column("test_accuracy", f"test acc, {tested}", lambda v: f"{v:.2%}", rank=2),
-        column("macs", "MACs", "macs", 1),
-        column("params", "params", "params", 1),
-        column("latency_ms", _ms(outcome), "latency_ms", 1),
-        column("peak_bytes", "memory", "peak_bytes", 7),
-        Column("seeds", "seeds", rank=8),
-        Column("dethroned", "confirmed", lambda v: "no" if v else "yes", rank=3, left=True),
+    found = [Column("trial", "trial"), Column("id", "id", rank=6, left=True)]
+    for i, metric in enumerate(declared.metrics):
+        name = metric.heading
+        found.append(column(metric.name, f"{name}, {one}" if again else name, metric, 4))
+        if again and (i == 0 or metric in sought):
+            rank = 3 if i == 0 else 5
+            found.append(column(confirmed(metric), f"{name}, {mean}", metric, rank))
+        if again and i == 0:
+            title, std = mean.replace("mean", "std"), 2 if metric in sought else 4
+            found.append(Column("confirmed_std", title, metric.show, std))
+    found += [
+        *(Column(m.name, f"{m.heading}, {tested}", m.show, rank=2) for m in declared.tests),
+        column("macs", "MACs", MACS, 1),
+        column("params", "params", PARAMS, 1),
+        column("latency_ms", _ms(outcome), LATENCY, 1),
+        column("peak_bytes", "memory", MEMORY, 7),
     ]
-    return [one for one in found if "val_accuracy" in sought or one.key != "confirmed_accuracy"]
+    if again:
+        found.append(Column("seeds", "seeds", rank=8))
+        shown = Column("dethroned", "confirmed", lambda v: "no" if v else "yes", rank=3, left=True)
+        found.append(shown)
+    return found
 
 
 def _ms(outcome: RunResult) -> str:
@@ -104,12 +112,3 @@ def _mean(seeds: int | None) -> str:
     if seeds == 1:
         return "1 seed"
     return "mean of seeds" if seeds is None else f"mean of {seeds} seeds"
-
-
-def _shown(metric: str, value: float) -> str:
-    """A value below a heading that says its unit."""
-    from sret_nas.study.objectives import format_metric
-
-    if metric in ("macs", "params"):
-        return format_count(value)
-    return f"{value:.3g}" if metric == "latency_ms" else format_metric(metric, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sret_nas.errors import EvaluationError
 from sret_nas.units import format_quantity
 
 from .output import Column, Format, count, emit, note, print_json, status
@@ -83,12 +84,17 @@ def expectation(config: RunConfig, data: DataSet, left: Left) -> str:
     from sret_nas.runner.remaining import work_s
 
     if left.nothing:
-        return "nothing more to train"
+        return "nothing more to train" if config.declaration.step else "nothing more to evaluate"
     work = None if left.outcome is None else work_s(left.outcome)
     how = "by what those before took"
     if work is None:
-        work, how = measured(config, data, left).seconds, "by the speed measured just now"
-    more = " of training; a latency that is not predicted takes 2 s more" * bool(config.latency)
+        try:
+            work, how = measured(config, data, left).seconds, "by the speed measured just now"
+        except EvaluationError as error:  # others may still be evaluated
+            return f"unknown: {error}"
+    more = f" of {config.declaration.doing}; a latency that is not predicted takes 2 s more" * bool(
+        config.latency
+    )
     return _said(work, left) + f"{more}, {how}"
 
 
@@ -107,6 +113,10 @@ def _said(work_s: float, left: Left) -> str:
     return f"about {duration(work_s)} for {what}"
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def measured(config: RunConfig, data: DataSet, left: Left) -> Estimate:
     """The work that is left, over a speed that is measured now.
 
@@ -118,7 +128,10 @@ def measured(config: RunConfig, data: DataSet, left: Left) -> Estimate:
 
     trials = USUAL if left.candidates is None else left.candidates
     with status() as progress:
-        progress("training an architecture for a few steps, to know how fast this machine is")
+        what = "training an architecture for a few steps"
+        if not config.declaration.step:
+            what = "evaluating an architecture"
+        progress(f"{what}, to know how fast this machine is")
         return estimate(config, data, trials, left.confirmations)
 
 
@@ -144,10 +157,11 @@ def show_plan(
                     "raise the bound or choose another space"
                 )
     seconds = expected.seconds if left.seconds is None else min(left.seconds, expected.seconds)
-    images = expected.images
+    work, amount = expected.work, expected.amount
     if left.candidates is None:
         seconds = left.seconds or 0.0
-        images = round(seconds * expected.images_per_s * config.workers)
+        amount = round(seconds * work.per_second * config.workers)
+    trains = config.declaration.step
     if form is Format.json:
         print_json(
             {
@@ -156,11 +170,12 @@ def show_plan(
                 "budget": list(config.budget),
                 "feasible_share": feasible.share.value,
                 "proxy": config.proxy.model_dump(mode="json"),
+                "evaluator": config.evaluator,
                 "trials": config.trials,
                 "finished": left.finished,
                 "left": left.candidates,
-                "training_images": images,
-                "images_per_s": expected.images_per_s,
+                "training_images": amount if trains else None,
+                "images_per_s": work.per_second if trains else None,
                 "expected_s": seconds,
                 "architecture": expected.arch.to_dict(),
             }
@@ -171,11 +186,12 @@ def show_plan(
     candidates = "as many as the time allows" if left.candidates is None else f"{left.candidates:,}"
     if left.finished:
         candidates += f", after {left.finished:,} that are done"
-    speed = f"{expected.images_per_s:,.0f} images/s, measured on the sample"
+    unit = work.unit.rpartition(" ")[2]
+    speed = f"{_number(work.per_second)} {unit}/s, measured on the sample"
     rows = [
         {"what": "feasible share of the space", "value": f"{feasible.share.value:.2%}"},
         {"what": "candidates", "value": candidates},
-        {"what": "work", "value": f"{images:,} training images"},
+        {"what": "work", "value": f"{amount:,} {work.unit}"},
         {"what": "speed of one worker", "value": speed},
         {
             "what": "expected time",

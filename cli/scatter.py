@@ -11,8 +11,8 @@ from sret_nas import zoo
 from sret_nas.units import format_count
 
 if TYPE_CHECKING:
+    from sret_nas.metrics import Metric
     from sret_nas.runner import RunResult
-    from sret_nas.study.objectives import Objective
 
 HEIGHT, LEAST_HEIGHT = 14, 6
 """Lines of all pictures together, and of one at least, axes aside."""
@@ -60,7 +60,7 @@ def scatter(outcome: RunResult, width: int = 80, *, ascii_only: bool = False) ->
         ascii_only: For an encoding that is not UTF-8.
 
     Returns:
-        Lines without colour; empty where fewer than ``FEWEST`` were trained to the end,
+        Lines without colour; empty where fewer than ``FEWEST`` went to the end,
         or in less than ``NARROWEST`` characters.
     """
     from sret_nas.study.objectives import costs, quality
@@ -69,7 +69,7 @@ def scatter(outcome: RunResult, width: int = 80, *, ascii_only: bool = False) ->
     marks = ASCII if ascii_only else UNICODE
     pictures = []
     for cost in sought:
-        points = list(_points(outcome, cost, goal.name, marks))
+        points = list(_points(outcome, cost.name, goal.name, marks))
         if len(points) >= FEWEST and width >= NARROWEST:
             height = max(LEAST_HEIGHT, min(HEIGHT // len(sought), 2 * len(points)))
             pictures.append(_picture(outcome, points, cost, goal, marks, (width, height)))
@@ -79,25 +79,23 @@ def scatter(outcome: RunResult, width: int = 80, *, ascii_only: bool = False) ->
 def _picture(
     outcome: RunResult,
     points: Sequence[_Point],
-    cost: str,
-    quality: Objective,
+    cost: Metric,
+    quality: Metric,
     marks: Marks,
     size: tuple[int, int],
 ) -> str:
     """One cost: its title, the points between axes, what the marks mean."""
     from plotille import Figure
 
-    from sret_nas.study.objectives import SHORT, format_metric
-
     width, height = size
     figure = Figure()
     figure.linesep = "\n"
     figure.with_colors = figure.origin = False
-    figure.x_label, figure.y_label = SHORT[cost], SHORT[quality.name]
+    figure.x_label, figure.y_label = cost.heading, quality.heading
     figure.width = width - AXIS - len(f"|-> ({figure.x_label})")
     figure.height = height
-    figure.x_ticks_fkt = lambda value, _: _tick(cost, 10**value)
-    figure.y_ticks_fkt = lambda value, _: format_metric(quality.name, value)
+    figure.x_ticks_fkt = lambda value, _: _tick(cost.name, 10**value)
+    figure.y_ticks_fkt = lambda value, _: quality.show(value)
     figure.set_x_limits(*_limits([math.log10(point.cost) for point in points]))
     figure.set_y_limits(*_limits([point.quality for point in points]))
     for mark in marks:
@@ -109,11 +107,10 @@ def _picture(
         )
     lines = figure.show().replace(BLANK, " ").splitlines()
     better = "lower" if quality.direction == "minimize" else "higher"
-    title = (
-        f"{SHORT[quality.name]} with seed {outcome.config.seed} ({better} is better) "
-        f"against {SHORT[cost]} (logarithmic)"
-    )
-    legend = _legend(points, marks, lambda value: _tick(cost, value))
+    seeded = f" with seed {outcome.config.seed}" if outcome.config.declaration.seeds > 1 else ""
+    title = f"{quality.heading}{seeded} ({better} is better) against {cost.heading} (logarithmic)"
+    finished = outcome.config.declaration.finished
+    legend = _legend(points, marks, lambda value: _tick(cost.name, value), finished)
     below = [line for text in legend for line in textwrap.wrap(text, width)]
     return "\n".join(
         line.replace(KEEP, " ").rstrip() for line in [*textwrap.wrap(title, width), *lines, *below]
@@ -149,10 +146,12 @@ def _tick(metric: str, value: float) -> str:
     return format_count(value) + "B" * (metric == "peak_bytes")
 
 
-def _legend(points: Sequence[_Point], marks: Marks, shown: Callable[[float], str]) -> Iterator[str]:
+def _legend(
+    points: Sequence[_Point], marks: Marks, shown: Callable[[float], str], finished: str
+) -> Iterator[str]:
     meanings = {
         marks.front: "front",
-        marks.other: "trained to the end",
+        marks.other: finished,
         marks.published: "published",
         marks.both: "published and on the front",
     }

@@ -13,11 +13,12 @@ from .engine import LOCAL, EngineOption, tell_cluster
 from .output import Format, FormatOption, JsonOption, note, status
 from .pareto import show_front
 from .plan import expectation, left_of, show_plan
-from .where import CodeOption, StorageOption, StudyOption, space_of, tell_foreign
+from .where import CodeOption, StorageOption, StudyOption, space_of, tell_code, tell_foreign
 
 if TYPE_CHECKING:
     from sret_nas.api import Search, SearchResult
     from sret_nas.data import DataSet
+    from sret_nas.metrics import Declaration
 
 
 def search(
@@ -29,8 +30,12 @@ def search(
         ),
     ] = None,
     objectives: Annotated[
-        str, typer.Option(help="Of loss, accuracy, macs, params, latency, memory.")
-    ] = "loss,macs",
+        str | None,
+        typer.Option(
+            help="Of loss, accuracy, macs, params, latency, memory; default loss,macs.",
+            show_default=False,
+        ),
+    ] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Candidates over the whole run.")
     ] = None,
@@ -44,6 +49,13 @@ def search(
     proxy: Annotated[
         str, typer.Option(help="auto, fast, standard, thorough or a YAML file.")
     ] = "auto",
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            help="What candidates are judged by: proxy trains them; dss or params need no "
+            "training; or module:name."
+        ),
+    ] = "proxy",
     sampler: Annotated[
         str, typer.Option(help="auto, known-cost, tpe, nsga2, nsga3, gp, qmc or random.")
     ] = "auto",
@@ -106,6 +118,7 @@ def search(
             trials=trials,
             timeout=timeout,
             proxy=proxy,
+            evaluator=evaluator,
             sampler=sampler,
             seed=seed,
             published=seeds,
@@ -163,17 +176,40 @@ def _announce(prepared: Search) -> None:
         note(f"study   {run.study_name} in {run.address}; more machines: sret-nas worker")
     if run.set_aside:
         note(f"note: the run goes on in {run.address}, not in the storage that is given")
-    note(
-        f"proxy   {prepared.proxy_name}: {plan.image_size} px, stem stride {plan.stem_stride}, "
-        f"width ×{plan.width:g}, {len(images.train):,} images, {plan.epochs} epochs, "
-        f"rungs at {', '.join(map(str, plan.rungs))}"
-    )
+    if config.evaluator == "proxy":
+        note(
+            f"proxy   {prepared.proxy_name}: {plan.image_size} px, stem stride {plan.stem_stride}, "
+            f"width ×{plan.width:g}, {len(images.train):,} images, {plan.epochs} epochs, "
+            f"rungs at {', '.join(map(str, plan.rungs))}"
+        )
+    else:
+        note(f"judged  by {config.evaluator}: {_declared(config.declaration)}")
+    for code in config.code:
+        if code.what == "evaluator":
+            tell_code(code.name, code.source(), code.what)
     note(f"workers {config.workers} on {config.device}")
     if config.latency:
         note("latency {mode}, {dtype}, batch {batch}".format(**config.latency))
     for line in images.notes:
         note(f"data    {line}")
     note(f"models  {_head(config.space, images)}")
+
+
+def _final(found: Declaration) -> str:
+    """What is known at the end of an evaluation."""
+    return "loss of the same training" if found.quality.name == "val_loss" else found.quality.title
+
+
+def _declared(found: Declaration) -> str:
+    """What an evaluator finds, in a line."""
+    words = [
+        f"{metric.title} ({'less' if metric.direction == 'minimize' else 'more'} is better)"
+        for metric in found.metrics
+    ]
+    if found.step:
+        words.append(f"compared at {found.step} {', '.join(map(str, found.fidelities))}")
+    words.append(f"{found.seeds} seeds for the front" if found.seeds > 1 else "no seeds")
+    return ", ".join(words)
 
 
 def _head(space: dict[str, Any], images: DataSet) -> str:
@@ -188,6 +224,7 @@ def _head(space: dict[str, Any], images: DataSet) -> str:
 
 
 def _finish(outcome: SearchResult, form: Format) -> None:
+    declared = outcome.config.declaration
     show_front(outcome, form)
     counts = outcome.counts()
     note("")
@@ -200,23 +237,23 @@ def _finish(outcome: SearchResult, form: Format) -> None:
     rejected = outcome.rejected()
     if rejected:
         words = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
-        note(f"proposals turned down untrained: {words}")
+        note(f"proposals turned down {'untrained' if declared.step else 'unevaluated'}: {words}")
     saving = outcome.saving()
     if saving is not None:
-        note(f"stopping at rungs saved {saving:.0%} of the epochs")
-    if not outcome.fidelity():
+        note(f"stopping at rungs saved {saving:.0%} of the {declared.step}s")
+    if declared.fidelities and not outcome.fidelity():
         note("too few candidates were trained to the end to judge how well the proxy orders them")
     for order in outcome.fidelity():
         note(
             f"order by {order.by}: Kendall τ {order.tau:.2f} [{order.low:.2f}, {order.high:.2f}] "
-            f"with the final loss of the same training, {order.candidates} candidates"
+            f"with the final {_final(declared)}, {order.candidates} candidates"
         )
     seconds = outcome.seconds()
     if seconds["workers"]:
         rest = 1 - seconds["training"] / seconds["workers"]
         note(
             f"{seconds['total']:,.0f} s in all; of all workers' time "
-            f"{1 - rest:.1%} training, {rest:.1%} everything else"
+            f"{1 - rest:.1%} {declared.doing}, {rest:.1%} everything else"
         )
     path = outcome.run.path
     note(f"files   {path}/pareto.json, pareto.csv, architectures/")

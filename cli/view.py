@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,16 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from . import table
-from .output import note, stderr
+from .output import count, note, stderr
 from .pareto import columns
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from sret_nas.metrics import Declaration
     from sret_nas.runner import RunResult
     from sret_nas.study.config import RunConfig
-    from sret_nas.study.objectives import Objective
     from sret_nas.study.rundir import RunDir
 
 EVERY_S = 0.5
@@ -35,18 +35,19 @@ class Lines:
     """A line for every trial that ends and every confirmation, from the second look on.
 
     Args:
-        goals: The run's objectives.
+        config: The run's.
         team: Tell of trials of this team of workers alone.
     """
 
-    def __init__(self, goals: Sequence[Objective], team: str | None = None) -> None:
-        self.goals, self.team = goals, team
+    def __init__(self, config: RunConfig, team: str | None = None) -> None:
+        self.config, self.team = config, team
+        self.goals = config.goals
         self.told: set[int] | None = None
         self.confirmed: set[tuple[int, int]] = set()
 
     def __call__(self, study: optuna.Study) -> None:
         """Tell what has changed."""
-        from sret_nas.study.objectives import format_metric, quality
+        from sret_nas.study.objectives import quality
         from sret_nas.study.records import confirmations
         from sret_nas.study.trials import owner
 
@@ -59,21 +60,21 @@ class Lines:
                 self.told.add(trial.number)
                 who = owner(trial)
                 if self.team is None or (who is not None and who.team == self.team):
-                    _tell(trial, self.goals)
+                    _tell(trial, self.config)
         for (number, seed), value in confirmed.items():
             if (number, seed) not in self.confirmed:
                 self.confirmed.add((number, seed))
-                name = quality(self.goals).name
-                found = value.get("reason") or f"{name} {format_metric(name, value[name])}"
+                goal = quality(self.goals)
+                found = value.get("reason") or f"{goal.name} {goal.show(value[goal.name])}"
                 note(f"trial {number} confirmed with seed {seed}: {found}")
 
 
-def _tell(trial: FrozenTrial, goals: Sequence[Objective]) -> None:
+def _tell(trial: FrozenTrial, config: RunConfig) -> None:
     from sret_nas.study.records import record
 
     untold = ("taken", "surplus", "exhausted")
     if record(trial).id and record(trial).interrupted not in untold:
-        note(_line(trial, goals))
+        note(_line(trial, config))
 
 
 class View:
@@ -86,7 +87,7 @@ class View:
         self.width = stderr().width if live is None else live.console.width
         self.start = time.monotonic()
         self.last = 0.0
-        self.lines = Lines(config.goals)
+        self.lines = Lines(config)
 
     def __call__(self, study: optuna.Study) -> None:
         """Show what has changed; on a terminal at most twice a second."""
@@ -121,16 +122,18 @@ class View:
             bar = Table.grid()  # gives the bar a line of its own
             bar.add_row(ProgressBar(self.config.trials, finished, width=60))
             parts.append(bar)
-        epochs, name = self.config.proxy.epochs, quality(self.config.goals).name
+        declared, name = self.config.declaration, quality(self.config.goals).name
         running = [trial for trial in outcome.trials if not trial.state.is_finished()]
-        parts += [Text(f"running {_running(trial, epochs, name)}") for trial in running]
+        parts += [Text(f"running {_running(trial, declared, name)}") for trial in running]
         parts.append(_front(outcome, self.width))
         confirmed = len(list(confirmations(outcome.study.user_attrs)))
         if confirmed:
-            wanted = len(outcome.front) * (self.config.proxy.seeds - 1)
-            parts.append(Text(f"confirming the front: {confirmed} of {wanted} trainings"))
+            wanted = len(outcome.front) * (declared.seeds - 1)
+            what = "trainings" if declared.step else "evaluations"
+            parts.append(Text(f"confirming the front: {confirmed} of {wanted} {what}"))
         seconds = outcome.seconds()
-        spent = ", ".join(f"{k} {seconds[k]:,.0f} s" for k in ("training", "sampling", "latency"))
+        named = {declared.doing: "training", "sampling": "sampling", "latency": "latency"}
+        spent = ", ".join(f"{word} {seconds[key]:,.0f} s" for word, key in named.items())
         parts.append(Text(f"of all workers: {spent}", style="dim"))
         return Group(*parts)
 
@@ -154,12 +157,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def _running(trial: FrozenTrial, epochs: int, quality: str) -> str:
+def _running(trial: FrozenTrial, declared: Declaration, quality: str) -> str:
     from sret_nas.study.records import record
 
     curve, arch_id = record(trial).curve, record(trial).id
-    reached = sparkline([epoch[quality] for epoch in curve])
-    return f"{trial.number:4d} {arch_id}  epoch {len(curve)}/{epochs}  {reached}"
+    if not declared.step:
+        return f"{trial.number:4d} {arch_id}"
+    reached = sparkline([step[quality] for step in curve])
+    return f"{trial.number:4d} {arch_id}  {declared.step} {len(curve)}/{declared.full}  {reached}"
 
 
 def sparkline(values: list[float]) -> str:
@@ -179,21 +184,22 @@ def sparkline(values: list[float]) -> str:
     return f"{''.join(bars)} {values[-1]:.3f}"
 
 
-def _line(trial: FrozenTrial, goals: Sequence[Objective]) -> str:
-    from sret_nas.study.objectives import costs, format_metric
+def _line(trial: FrozenTrial, config: RunConfig) -> str:
+    from sret_nas.metrics import MACS, PARAMS
+    from sret_nas.study.objectives import costs
     from sret_nas.study.records import record
 
+    declared = config.declaration
     found, state = record(trial), trial.state.name.lower()
     if found.interrupted:
         return f"trial {trial.number} interrupted: its architecture is tried again"
     metrics = found.metrics
     words = [f"trial {trial.number} {'stopped' if state == 'pruned' else state}"]
-    trained = [name for name in ("val_loss", "val_accuracy") if name in metrics]
-    words += [f"{name} {format_metric(name, metrics[name])}" for name in trained]
-    known = dict.fromkeys([*costs(goals), "macs", "params"])
-    words += [format_metric(name, metrics[name]) for name in known if metrics.get(name) is not None]
-    epochs = len(found.curve)
-    words.append(f"{epochs} epoch{'s' * (epochs != 1)} in {found.training_s:.1f} s")
+    words += [f"{m.name} {m.show(metrics[m.name])}" for m in declared.metrics if m.name in metrics]
+    known = dict.fromkeys([*costs(config.goals), MACS, PARAMS])
+    words += [m.show(metrics[m.name]) for m in known if metrics.get(m.name) is not None]
+    done = count(len(found.curve), declared.step) + " in " if declared.step else ""
+    words.append(f"{done}{found.training_s:.1f} s")
     if found.reason is not None:
         words.append(f"{found.reason}: {found.error}")
     return ", ".join(words)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 CodeOption = Annotated[
     bool,
-    typer.Option("--allow-code", help="Run the Python module that a space's callable names."),
+    typer.Option("--allow-code", help="Run the Python module that a space or a study names."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[
@@ -95,9 +95,9 @@ def alone(device: str, progress: Callable[[str], None] = lambda _: None) -> Iter
         yield
 
 
-def tell_code(name: str, path: Path) -> None:
+def tell_code(name: str, path: Path, what: str = "callable") -> None:
     """Name the code that is about to run."""
-    note(f"code    callable '{name}' runs {path}")
+    note(f"code    {what} '{name}' runs {path}")
 
 
 def find(run: Path | None, storage: str | None, study: str | None) -> RunResult:

@@ -35,8 +35,8 @@ def worker(
 
     Space, budget, proxy and the data's name come from the study. It ends when the study
     has enough candidates and its front is confirmed; Ctrl-C hands its candidate back.
-    Code that the study's space names runs with --allow-code alone, and only if it is the
-    code that the search was begun with.
+    Code of somebody else's that the study names, for its space or as its evaluator, runs with
+    --allow-code alone, and only if it is the code that the search was begun with.
     """
     name = the_study(storage, study)
     from sret_nas.runner import executors, join
@@ -54,10 +54,9 @@ def worker(
     executor = executors.executor_of(kind)
     if executor is not None and workers is None:
         workers = executors.room(kind, choice.name)
-    code = run.config().code if allow_code else None
-    if code:
-        tell_code(*code)
-    source, lines = None if data is None else str(data), Lines(run.config().goals, who.name)
+    for code in run.config().code if allow_code else []:
+        tell_code(code.name, code.source(), code.what)
+    source, lines = None if data is None else str(data), Lines(run.config(), who.name)
     ended = join(
         run, who, choice.name, workers, source, lines, executor=executor, allow_code=allow_code
     )

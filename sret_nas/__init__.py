@@ -20,6 +20,8 @@ from sret_nas.errors import SretNasError
 
 if TYPE_CHECKING:
     from sret_nas.api import SearchResult, search
+    from sret_nas.evaluate import Evaluation, Evaluator, Progress, Work
+    from sret_nas.metrics import Declaration, Metric
     from sret_nas.model import convert_official_state_dict, create_model, load, save
     from sret_nas.samplers import KnownCostSampler
     from sret_nas.space import SearchSpace
@@ -27,9 +29,15 @@ if TYPE_CHECKING:
 __version__ = version("sret_nas")
 
 _LAZY = {
+    "Declaration": "sret_nas.metrics",
+    "Evaluation": "sret_nas.evaluate",
+    "Evaluator": "sret_nas.evaluate",
     "KnownCostSampler": "sret_nas.samplers",
+    "Metric": "sret_nas.metrics",
+    "Progress": "sret_nas.evaluate",
     "SearchResult": "sret_nas.api",
     "SearchSpace": "sret_nas.space",
+    "Work": "sret_nas.evaluate",
     "create_model": "sret_nas.model",
     "convert_official_state_dict": "sret_nas.model",
     "load": "sret_nas.model",
@@ -39,11 +47,17 @@ _LAZY = {
 
 __all__ = [
     "Architecture",
+    "Declaration",
+    "Evaluation",
+    "Evaluator",
     "KnownCostSampler",
+    "Metric",
+    "Progress",
     "SearchResult",
     "SearchSpace",
     "SretNasError",
     "Stage",
+    "Work",
     "__version__",
     "convert_official_state_dict",
     "cost",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial
 
 from sret_nas import report as pages
@@ -17,6 +18,7 @@ from sret_nas.data import DataSet, load_data
 from sret_nas.data.digests import Tell
 from sret_nas.device import AUTO, Choice
 from sret_nas.errors import UsageError
+from sret_nas.evaluate import PROXY, Evaluator, code_of, is_own, load
 from sret_nas.files import safe_name
 from sret_nas.proxy import Proxy
 from sret_nas.proxy import choose as choose_proxy
@@ -29,12 +31,13 @@ from sret_nas.runner.sampling import check as check_sampler
 from sret_nas.space import SearchSpace
 from sret_nas.space.budget import Bound
 from sret_nas.space.bundled import bundled
-from sret_nas.space.transform import Allow
-from sret_nas.study.config import RunConfig, code_of, commit, versions
-from sret_nas.study.objectives import parse
+from sret_nas.study.config import RunConfig, commit, versions
+from sret_nas.study.config import code_of as space_code
+from sret_nas.study.objectives import default, parse
 from sret_nas.study.records import record
 from sret_nas.study.rundir import RunDir
 from sret_nas.units import Budget, parse_budgets, parse_duration
+from sret_nas.usercode import Allow, named
 
 USUAL = 24
 """Candidates where neither trials nor a time are given: ten minutes of ``fast`` on two cores."""
@@ -124,11 +127,12 @@ def prepare(
     space: SearchSpace | str | Path | Mapping[str, Any] = "sret",
     *,
     budget: str | Sequence[Budget | str] = (),
-    objectives: str | Sequence[str] = ("val_loss", "macs"),
+    objectives: str | Sequence[str] | None = None,
     data: str | Path = "demo",
     trials: int | None = None,
     timeout: float | str | None = None,
     proxy: str | Path | Mapping[str, Any] | Proxy = AUTO,
+    evaluator: str | Callable[..., Evaluator] = PROXY,
     sampler: str = AUTO,
     seed: int = 0,
     published: bool = True,
@@ -149,12 +153,16 @@ def prepare(
     Args:
         space: Name of a bundled space, a file, a mapping or a ``SearchSpace``.
         budget: Upper bounds such as ``4GFLOPs``, ``5Mparams``, ``2ms@32``, ``1GiB``, or one.
-        objectives: One of ``val_loss`` and ``val_accuracy``, and at least one of ``macs``,
-            ``params``, ``latency_ms`` and ``peak_bytes``.
+        objectives: One metric of the evaluator's (``val_loss`` or ``val_accuracy`` of a
+            training), and any of ``macs``, ``params``, ``latency_ms`` and ``peak_bytes``;
+            default the evaluator's first, and MACs.
         data: As in ``load_data``.
         trials: Candidates over the whole run; default 24, or no limit with a timeout.
         timeout: Of the whole run, confirming included: seconds, or ``30m``.
         proxy: A preset, a file, a mapping or a ``Proxy``; ``auto`` is the device's.
+        evaluator: What candidates are judged by: ``proxy`` trains them, ``dss`` and
+            ``params`` are scores without a training; or ``module:name``, or what that would
+            name: called with a proxy, the data and a device, it returns an ``Evaluator``.
         sampler: ``auto`` or one of ``sret_nas.runner.SAMPLERS``.
         seed: Of everything random.
         published: Whether the published variants are tried first.
@@ -178,10 +186,13 @@ def prepare(
         budget = [budget]
     if isinstance(objectives, str):
         objectives = [name.strip() for name in objectives.split(",")]
+    who_judges, beside = named(evaluator, "evaluator")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise UsageError(f"seed: given {seed!r}", "allowed: a whole number from 0 to 2,147,483,647")
     limit_s = None if timeout is None else parse_duration(timeout)
-    budgets, goals = parse_budgets(budget), parse(objectives)
+    budgets = parse_budgets(budget)
+    theirs = None if is_own(who_judges) else code_of(who_judges, beside)
+    make = load(who_judges, beside, allow=True)  # to name it is to allow it
     found = SearchSpace.load(space, allow_code)
     sampler, who = check_sampler(sampler), engine_of(engine)
     choice = choose_device(who, device)
@@ -190,12 +201,21 @@ def prepare(
     images = load_data(data, seed=seed, tell=tell, **plan.load_options())
     found = found.fitted(num_classes=images.num_classes, in_chans=images.in_chans)
     bounds = found.examine(budgets)
+    declared = None
+    if who_judges != PROXY:
+        declared = make(plan, images, torch.device("cpu")).declaration
+    finds = declared or plan.declaration
+    goals = parse(default(finds) if objectives is None else objectives, finds)
     if workers is None:
         workers = room(who, choice.name)
     config = RunConfig(
         space=found.file.model_dump(mode="json", by_alias=True, exclude_unset=True),
         space_folder=_folder(found),
-        space_code=code_of(found),
+        space_code=space_code(found),
+        evaluator=who_judges,
+        evaluator_folder=str(beside) if theirs else None,
+        evaluator_code=theirs and theirs.digest(),
+        declared=declared,
         budget=tuple(str(bound) for bound in budgets),
         objectives=tuple(goal.name for goal in goals),
         data={"source": str(data), "fingerprint": images.fingerprint},
@@ -214,7 +234,7 @@ def prepare(
         commit=commit(),
     )
     config = config.with_latency()
-    config = config.trusting() if allow_code else config
+    config = config.trusting() if allow_code or theirs else config
     config = config.accepting_versions() if accept_versions else config
     folder = Path(out) if out else Path("runs") / safe_name(study or config.name)
     run = RunDir(folder, storage, study)

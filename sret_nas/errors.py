@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 class SretNasError(Exception):
@@ -90,11 +89,15 @@ class InfeasibleError(SretNasError):
     exit_code = 3
 
 
-class TrainingError(SretNasError):
-    """A training that came to nothing; others may still succeed.
+class EvaluationError(SretNasError):
+    """A candidate that cannot be evaluated; others may still be.
 
     Attributes:
         reason: In a word, for tables.
     """
 
-    reason: ClassVar[str] = "failed"
+    reason = "failed"
+
+
+class TrainingError(EvaluationError):
+    """A training that came to nothing; others may still succeed."""

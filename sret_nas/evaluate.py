@@ -1,208 +1,359 @@
-"""From an architecture to its metrics: the interface, and who satisfies it."""
+"""``Evaluator``: from an architecture to what is found of it; who satisfies it, by name.
+
+A new one is a file in ``evaluators/`` and a line in ``EVALUATORS`` (docs/extending.md); one
+outside this package is named as ``module:name``, or registered as an entry point of the group
+``sret_nas.evaluators``. No torch here: each is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
+import importlib
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
-
-import torch
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sret_nas.arch import Architecture
-from sret_nas.data import DataSet
-from sret_nas.device import resolve
-from sret_nas.proxy import Proxy
-from sret_nas.training import EpochResult, Trainer
+from sret_nas.errors import ConfigError, EvaluationError, SretNasError, UsageError
+from sret_nas.files import nearest
+from sret_nas.metrics import Declaration
+from sret_nas.usercode import Allow, Code
 
-Report = Callable[[EpochResult], bool]
-"""Called after each epoch; ``False`` ends the training there."""
+if TYPE_CHECKING:
+    import torch
 
-MEASURED_STEPS = 10
+    from sret_nas.data import DataSet
+    from sret_nas.proxy import Proxy
+
+PROXY = "proxy"
+EVALUATORS = {
+    PROXY: "sret_nas.evaluators.proxy:ProxyEvaluator",
+    "dss": "sret_nas.evaluators.training_free:DSSEvaluator",
+    "params": "sret_nas.evaluators.training_free:ParamsEvaluator",
+}
+"""By name; each is called with a proxy, the data and a device."""
+GROUP = "sret_nas.evaluators"
+"""Entry points by which other packages register theirs."""
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """What a training came to.
+class Progress:
+    """What is known of an evaluation after a step.
 
     Attributes:
-        epochs: Epochs done.
-        val_loss: After the last of them; what candidates are ranked by.
-        val_accuracy: Likewise, 0 to 1.
-        train_loss: Likewise.
-        seconds: Wall time of all epochs.
-        images: Training images seen.
-        curve: Every epoch.
-        why_eager: Why training ran one operation at a time on a device where whole steps
-            can be recorded; ``None`` where they were, and on other devices.
-        test_loss: ``None`` unless confirmed, and where there are no test images.
-        test_accuracy: Likewise.
+        step: From 1.
+        metrics: By name, declared as ``metrics`` and ``progress``.
+        seconds: Of this step alone.
+        images: Images seen in it.
     """
 
-    epochs: int
-    val_loss: float
-    val_accuracy: float
-    train_loss: float
+    step: int
+    metrics: Mapping[str, float]
+    seconds: float = 0.0
+    images: int = 0
+
+
+Report: TypeAlias = Callable[[Progress], bool]
+"""Called after each step; ``False`` ends the evaluation there."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to.
+
+    Attributes:
+        metrics: By name, those that are declared.
+        seconds: Wall time of it all.
+        curve: Every step; empty where the evaluator has none.
+        tests: What was found on test images, by name: of a confirmation that went to the
+            end, where there are any.
+        why_eager: Why it ran one operation at a time on a device where whole steps can be
+            recorded; ``None`` where they were, and on other devices.
+    """
+
+    metrics: Mapping[str, float]
     seconds: float
-    images: int
-    curve: tuple[EpochResult, ...]
+    curve: tuple[Progress, ...] = ()
+    tests: Mapping[str, float] = field(default_factory=dict)
     why_eager: str | None = None
-    test_loss: float | None = None
-    test_accuracy: float | None = None
 
-    @classmethod
-    def of(cls, curve: Sequence[EpochResult], why_eager: str | None = None) -> Metrics:
-        """Sum up a curve of at least one epoch."""
-        last = curve[-1]
-        return cls(
-            epochs=last.epoch,
-            val_loss=last.val_loss,
-            val_accuracy=last.val_accuracy,
-            train_loss=last.train_loss,
-            seconds=sum(result.seconds for result in curve),
-            images=sum(result.images for result in curve),
-            curve=tuple(curve),
-            why_eager=why_eager,
-        )
+    @property
+    def step(self) -> int:
+        """Steps done; 0 without steps."""
+        return self.curve[-1].step if self.curve else 0
 
 
-class Evaluator(Protocol):
-    """Tries architectures. Equal architecture and seed: equal metrics, times aside.
+@dataclass(frozen=True)
+class Work:
+    """What an evaluation costs.
+
+    Attributes:
+        amount: Of one evaluation to the end.
+        unit: Of the amount, e.g. ``training images``.
+        per_second: What is done of it in a second, in this process.
+    """
+
+    amount: float
+    unit: str
+    per_second: float
+
+
+class Evaluator(ABC):
+    """Evaluates architectures. Equal architecture and seed: equal results, times aside.
 
     On a GPU, up to what its kernels leave open (docs/gpu.md).
     """
 
     @property
-    def rungs(self) -> tuple[int, ...]:
-        """Epochs at which candidates are compared, ascending; training ends at the last."""
+    @abstractmethod
+    def declaration(self) -> Declaration:
+        """What it finds, at which fidelities, and whether the seed matters."""
 
+    @abstractmethod
     def evaluate(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
-        """Train and validate; never touches the test images.
+    ) -> Evaluation:
+        """Evaluate; never touches test images.
 
         Args:
             arch: The target architecture; the evaluator brings it to its own scale.
             seed: Of everything random.
-            report: Called after each epoch; ``False`` ends the training there.
+            report: Called after each step; ``False`` ends the evaluation there.
                 What it raises passes through.
 
         Raises:
             ArchitectureError: it does not exist at the evaluator's scale.
-            TrainingError: it cannot be trained, with the reason.
+            EvaluationError: it cannot be evaluated, with the reason.
         """
 
     def confirm(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
-        """The same, and where it is trained to the end, the test images too."""
+    ) -> Evaluation:
+        """The same for a member of the front: where it goes to the end, test images too."""
+        return self.evaluate(arch, seed=seed, report=report)
 
+    def fits(self, arch: Architecture) -> object:
+        """Check that an architecture exists at the evaluator's scale; default: all do.
 
-class ProxyEvaluator:
-    """Trains what a proxy makes of an architecture.
-
-    Args:
-        proxy: At what scale and for how long.
-        data: Loaded with ``**proxy.load_options()``.
-        device: Where; default the first GPU that can be used, else the CPU.
-    """
-
-    def __init__(self, proxy: Proxy, data: DataSet, device: torch.device | None = None) -> None:
-        self.proxy = proxy
-        self.data = data
-        self.device = device or resolve()
-
-    @property
-    def rungs(self) -> tuple[int, ...]:
-        """The proxy's."""
-        return self.proxy.rungs
-
-    def evaluate(
-        self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
-        """Train at the proxy's scale."""
-        return self._run(arch, seed, report)[1]
-
-    def confirm(
-        self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
-        """Train at the proxy's scale; at the end the test images, if there are any."""
-        trainer, metrics = self._run(arch, seed, report)
-        if metrics.epochs < self.rungs[-1] or not self.data.has_test:
-            return metrics
-        loss, accuracy = trainer.validate(self.data.test())
-        return replace(metrics, test_loss=loss, test_accuracy=accuracy)
-
-    def _run(self, arch: Architecture, seed: int, report: Report | None) -> tuple[Trainer, Metrics]:
-        trainer = self._trainer(arch, seed)
-        curve: list[EpochResult] = []
-        for result in trainer.epochs():
-            curve.append(result)
-            if report is not None and not report(result):
-                break
-        return trainer, Metrics.of(curve, trainer.why_eager)
-
-    def images_per_second(self, arch: Architecture) -> float:
-        """Measured speed of training in this process, in training images.
-
-        With ``Proxy.search_images`` and the number of workers it gives the time to expect.
+        Raises:
+            ArchitectureError: it does not, with the reason.
         """
-        short = self.data.train.first(self.proxy.batch * (MEASURED_STEPS + 1))
-        trainer = self._trainer(arch, 0, replace(self.data, train=short))
-        while not trainer.settled:
-            trainer.train_epoch()
+        return None
+
+    def work(self, arch: Architecture) -> Work:
+        """What evaluating an architecture costs, measured; default: by evaluating it once."""
         start = time.perf_counter()
-        _, images = trainer.train_epoch()
-        return images / (time.perf_counter() - start)
-
-    def _trainer(self, arch: Architecture, seed: int, data: DataSet | None = None) -> Trainer:
-        data = data or self.data
-        return Trainer(
-            self.proxy.apply(arch, data), data, self.proxy, seed=seed, device=self.device
-        )
+        self.evaluate(arch)
+        return Work(1, "evaluations", 1 / max(time.perf_counter() - start, 1e-9))
 
 
-class TableEvaluator:
-    """Looks results up instead of training: for benchmarks over a fixed table.
+Make: TypeAlias = "Callable[[Proxy, DataSet, torch.device | None], Evaluator]"
+"""Makes an evaluator: at what scale and for how long, on which data, on which device."""
+
+
+def registered() -> dict[str, str]:
+    """What a name stands for, as ``module:name``: ours, then those of other packages."""
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)} | EVALUATORS
+
+
+def is_own(name: str) -> bool:
+    """Whether an evaluator is one of this package, so that its code needs no leave."""
+    return name in EVALUATORS
+
+
+def code_of(name: str, folder: Path | None = None) -> Code:
+    """The code of an evaluator.
 
     Args:
-        rungs: Epochs at which candidates are compared.
-        curve: Results of every epoch of an architecture and a seed.
-        test: Loss and accuracy on test images of both, where they are known.
+        name: Registered, or ``module:name``.
+        folder: Where the module is looked for first.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    known = registered()
+    if name in known:
+        return Code(known[name], "evaluator")
+    module, colon, function = name.partition(":")
+    if colon and function.isidentifier() and all(part.isidentifier() for part in module.split(".")):
+        return Code(name, "evaluator", folder, "into the current folder")
+    guess = nearest(name, list(known))
+    raise UsageError(
+        f"evaluator: given '{name}'" + (f"; did you mean '{guess}'?" if guess else ""),
+        f"allowed: {', '.join(known)}, or module:name",
+    )
+
+
+def load(
+    name: str, folder: Path | None = None, allow: Allow = False, expected: str | None = None
+) -> Make:
+    """What makes the evaluator of a name.
+
+    Args:
+        name: Registered, or ``module:name``.
+        folder: Where the module is looked for first.
+        allow: Whether code that is not of this package may run.
+        expected: What the ``digest`` of its module must be; ``None``: anything.
+
+    Raises:
+        UsageError: there is none of that name.
+        ConfigError: its module is not there, fails, has another content or may not run.
+    """
+    if is_own(name):
+        module, _, kind = EVALUATORS[name].partition(":")
+        own: Make = getattr(importlib.import_module(module), kind)
+        return own
+    found = code_of(name, folder).load(allow, expected)
+
+    def make(proxy: Proxy, data: DataSet, device: torch.device | None) -> Evaluator:
+        try:
+            made = found(proxy, data, device)
+        except SretNasError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"evaluator '{name}': {_brief(error)}", CALLED) from error
+        if not isinstance(made, Evaluator):
+            raise ConfigError(f"evaluator '{name}': returned a {type(made).__name__}", CALLED)
+        if not isinstance(made.declaration, Declaration):
+            raise ConfigError(f"evaluator '{name}': its declaration is no Declaration", CALLED)
+        return Checked(name, made)
+
+    return make
+
+
+CALLED = (
+    "it is called with (proxy, data, device) and returns a sret_nas.Evaluator; "
+    "docs/extending.md has an example"
+)
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}" + (f": {lines[0]}" if lines else "")
+
+
+class Checked(Evaluator):
+    """An evaluator of somebody else's, held to what it declares.
+
+    Args:
+        name: What it is called.
+        evaluator: Does the work.
     """
 
-    def __init__(
-        self,
-        rungs: Sequence[int],
-        curve: Callable[[Architecture, int], Sequence[EpochResult]],
-        test: Callable[[Architecture, int], tuple[float, float]] | None = None,
-    ) -> None:
-        self._rungs = tuple(rungs)
-        self.curve = curve
-        self.test = test
+    def __init__(self, name: str, evaluator: Evaluator) -> None:
+        self.name = name
+        self.evaluator = evaluator
 
     @property
-    def rungs(self) -> tuple[int, ...]:
-        """As given."""
-        return self._rungs
+    def declaration(self) -> Declaration:
+        """What the other declares."""
+        return self.evaluator.declaration
 
     def evaluate(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
-        """Replay the curve."""
-        done: list[EpochResult] = []
-        for result in self.curve(arch, seed):
-            done.append(result)
-            if report is not None and not report(result):
-                break
-        return Metrics.of(done)
+    ) -> Evaluation:
+        """Evaluate.
+
+        Raises:
+            ConfigError: what comes back is not what was declared.
+            EvaluationError: it fails on this architecture, or finds no finite number.
+        """
+        return self._hold(self.evaluator.evaluate, arch, seed, report)
 
     def confirm(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
-        """Replay the curve; at the end the test results, where they are known."""
-        metrics = self.evaluate(arch, seed=seed, report=report)
-        if metrics.epochs < self.rungs[-1] or self.test is None:
-            return metrics
-        loss, accuracy = self.test(arch, seed)
-        return replace(metrics, test_loss=loss, test_accuracy=accuracy)
+    ) -> Evaluation:
+        """The same, with test images."""
+        return self._hold(self.evaluator.confirm, arch, seed, report)
+
+    def fits(self, arch: Architecture) -> object:
+        """Whether the other can evaluate an architecture.
+
+        Raises:
+            ConfigError: it fails otherwise than by saying that it cannot.
+        """
+        try:
+            return self.evaluator.fits(arch)
+        except SretNasError:
+            raise
+        except Exception as error:
+            raise self._wrong(f"fits: {_brief(error)}") from error
+
+    def work(self, arch: Architecture) -> Work:
+        """What the other says that it costs.
+
+        Raises:
+            EvaluationError: it fails on this architecture.
+        """
+        try:
+            return self.evaluator.work(arch)
+        except SretNasError:
+            raise
+        except Exception as error:
+            raise _RaisedError(error) from error
+
+    def _hold(
+        self,
+        run: Callable[..., Evaluation],
+        arch: Architecture,
+        seed: int,
+        report: Report | None,
+    ) -> Evaluation:
+        passed: list[BaseException] = []
+        declared = self.declaration
+        names = {metric.name for metric in declared.metrics}
+        beside = {metric.name for metric in declared.progress}
+
+        def heed(progress: Progress) -> bool:
+            try:
+                self._check(f"step {progress.step}", progress.metrics, names | beside)
+                return report is None or report(progress)
+            except BaseException as error:
+                passed.append(error)
+                raise
+
+        try:
+            found = run(arch, seed=seed, report=heed)
+        except Exception as error:
+            if error in passed or isinstance(error, SretNasError):
+                raise
+            raise _RaisedError(error) from error
+        if not isinstance(found, Evaluation):
+            raise self._wrong(f"returned a {type(found).__name__}, not an Evaluation")
+        self._check("its result", found.metrics, names)
+        if [one.step for one in found.curve] != list(range(1, len(found.curve) + 1)):
+            raise self._wrong("its curve does not have each step from 1")
+        if bool(found.curve) != bool(declared.step):
+            raise self._wrong(f"its curve has {found.step} steps, declared is '{declared.step}'")
+        return found
+
+    def _check(self, where: str, metrics: Mapping[str, Any], names: set[str]) -> None:
+        if set(metrics) != names:
+            raise self._wrong(
+                f"{where} has {', '.join(sorted(metrics)) or 'nothing'}; "
+                f"declared: {', '.join(sorted(names))}"
+            )
+        for name, value in metrics.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise self._wrong(f"{where}: {name} is a {type(value).__name__}, not a number")
+            if not math.isfinite(value):
+                raise _NotFiniteError(f"evaluator '{self.name}': {where}: {name} is {value}")
+
+    def _wrong(self, why: str) -> ConfigError:
+        return ConfigError(f"evaluator '{self.name}': {why}", "correct it, and go on with the run")
+
+
+class _NotFiniteError(EvaluationError):
+    reason = "NaN"
+
+
+class _RaisedError(EvaluationError):
+    """Whatever the code of an evaluator raised."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(_brief(error))
+        self.reason = type(error).__name__

@@ -14,11 +14,11 @@ from pydantic import Field, model_validator
 from sret_nas import files
 from sret_nas.arch import Architecture
 from sret_nas.errors import Problem
+from sret_nas.metrics import Count, Declaration, training
 
 if TYPE_CHECKING:
     from sret_nas.data import DataSet
 
-Count = Annotated[int, Field(strict=True, ge=1)]
 RUNG_FACTOR = 2
 VALIDATION_COST = 1 / 3
 """Work of validating an image over that of training on one: forward without backward."""
@@ -126,6 +126,11 @@ class Proxy(Recipe):
             in_chans=data.in_chans,
         )
 
+    @property
+    def declaration(self) -> Declaration:
+        """What an evaluator declares that trains by this proxy."""
+        return training(self.rungs, self.seeds)
+
     def load_options(self) -> dict[str, Any]:
         """Keywords of ``load_data`` that make the data of this proxy."""
         return {
@@ -150,12 +155,8 @@ class Proxy(Recipe):
             kept: Share of the candidates that go on after each rung.
             front: Members of the front that confirmation trains again.
         """
-        epochs, before, share = 0.0, 0, 1.0
-        for rung in self.rungs:
-            epochs += trials * share * (rung - before)
-            before, share = rung, share * kept
-        epochs += front * (self.seeds - 1) * self.epochs
-        return round(epochs * self.images(1, data))
+        evaluations = self.declaration.evaluations(trials, kept, front)
+        return round(evaluations * self.epochs * self.images(1, data))
 
 
 AUTO = "auto"

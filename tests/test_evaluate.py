@@ -1,4 +1,4 @@
-"""One suite that every evaluator passes; a new one is one line in ``EVALUATORS``."""
+"""One suite that every evaluator passes: those that are registered, and the table of tests."""
 
 from __future__ import annotations
 
@@ -7,35 +7,39 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from sret_nas.arch import Architecture, Stage
 from sret_nas.data import DataSet, load_data
-from sret_nas.evaluate import Evaluator, Metrics, ProxyEvaluator, TableEvaluator
+from sret_nas.errors import ConfigError, EvaluationError, UsageError
+from sret_nas.evaluate import EVALUATORS, Evaluation, Evaluator, Progress, load, registered
+from sret_nas.evaluators.proxy import ProxyEvaluator
+from sret_nas.evaluators.table import TableEvaluator
 from sret_nas.graphs import Recorder, Step
 from sret_nas.proxy import Proxy
 from sret_nas.training import EpochResult, Trainer
 
 PROXY = Proxy(image_size=16, stem_stride=4, width=0.5, epochs=4, subset=64, val_images=30, batch=16)
+CPU = torch.device("cpu")
 
 
 def arch(heads: int = 2) -> Architecture:
     return Architecture(
-        stages=(Stage(heads=heads, head_dim=8, recursions=2, groups=(8, 2), mlp_ratio=1.0),)
+        image_size=32,
+        num_classes=10,
+        stages=(Stage(heads=heads, head_dim=8, recursions=2, groups=(8, 2), mlp_ratio=1.0),),
     )
 
 
+@functools.cache
 def data() -> DataSet:
     return load_data(**PROXY.load_options())
 
 
-def proxy_evaluator() -> Evaluator:
-    return ProxyEvaluator(PROXY, data())
-
-
-def table_evaluator() -> Evaluator:
+def table() -> Evaluator:
     def curve(arch: Architecture, seed: int) -> list[EpochResult]:
         level = int(arch.id, 16) % 97 / 97 + seed / 100
         return [
@@ -44,6 +48,122 @@ def table_evaluator() -> Evaluator:
         ]
 
     return TableEvaluator((1, 2, 4), curve, test=lambda arch, seed: (0.5, 0.25))
+
+
+MAKE: dict[str, Callable[[], Evaluator]] = {"table": table} | {
+    name: functools.partial(load(name), PROXY, data(), CPU) for name in EVALUATORS
+}
+
+
+STEPWISE = [name for name, make in MAKE.items() if make().declaration.step]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=MAKE)
+def evaluator(request: pytest.FixtureRequest) -> Evaluator:
+    return MAKE[request.param]()
+
+
+@pytest.fixture(params=STEPWISE)
+def stepwise(request: pytest.FixtureRequest) -> Evaluator:
+    return MAKE[request.param]()
+
+
+def without_time(found: Evaluation) -> Evaluation:
+    curve = tuple(replace(progress, seconds=0.0) for progress in found.curve)
+    return replace(found, seconds=0.0, curve=curve)
+
+
+def test_every_registered_evaluator_is_tried() -> None:
+    assert set(EVALUATORS) == set(MAKE) - {"table"} and {"proxy", "dss"} <= set(EVALUATORS)
+
+
+def test_what_is_found_is_what_is_declared(evaluator: Evaluator) -> None:
+    declared, found = evaluator.declaration, evaluator.evaluate(arch())
+    assert list(found.metrics) == [metric.name for metric in declared.metrics]
+    assert all(math.isfinite(value) for value in found.metrics.values())
+    assert found.seconds > 0 and found.step == declared.full and not found.tests
+    assert [one.step for one in found.curve] == list(range(1, declared.full + 1))
+    named = {metric.name for metric in (*declared.metrics, *declared.progress)}
+    assert all(set(one.metrics) == named for one in found.curve)
+
+
+def test_metrics_sum_up_the_curve(stepwise: Evaluator) -> None:
+    found = stepwise.evaluate(arch())
+    last = found.curve[-1].metrics
+    assert found.metrics == {name: last[name] for name in found.metrics}
+    assert all(progress.images > 0 for progress in found.curve)
+    assert found.seconds == pytest.approx(sum(progress.seconds for progress in found.curve))
+
+
+def test_the_same_seed_gives_the_same(evaluator: Evaluator) -> None:
+    one, two = (without_time(evaluator.evaluate(arch(), seed=3)) for _ in range(2))
+    assert one == two
+
+
+def test_another_seed_gives_others_where_seeds_are_declared_to_matter(
+    evaluator: Evaluator,
+) -> None:
+    three, four = (evaluator.evaluate(arch(), seed=seed).metrics for seed in (3, 4))
+    assert (three != four) == (evaluator.declaration.seeds > 1)
+
+
+def test_torch_is_left_as_it_was(evaluator: Evaluator) -> None:
+    before = torch.get_rng_state()
+    evaluator.evaluate(arch(), seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_architectures_differ(evaluator: Evaluator) -> None:
+    assert evaluator.evaluate(arch(2)).metrics != evaluator.evaluate(arch(4)).metrics
+
+
+def test_report_comes_after_each_step_and_changes_nothing(evaluator: Evaluator) -> None:
+    seen: list[Progress] = []
+    silent = evaluator.evaluate(arch())
+    reported = evaluator.evaluate(arch(), report=lambda progress: not seen.append(progress))
+    assert tuple(seen) == reported.curve
+    assert without_time(silent) == without_time(reported)
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+def test_report_stops_the_evaluation(stepwise: Evaluator, confirm: bool) -> None:
+    run = stepwise.confirm if confirm else stepwise.evaluate
+    found = run(arch(), report=lambda progress: progress.step < 2)
+    assert found.step == 2 and len(found.curve) == 2
+    assert without_time(found).curve == without_time(stepwise.evaluate(arch())).curve[:2]
+    assert not found.tests
+
+
+def test_what_report_raises_passes_through(stepwise: Evaluator) -> None:
+    def report(_: Progress) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stepwise.evaluate(arch(), report=report)
+
+
+def test_only_confirmation_has_test_results(evaluator: Evaluator) -> None:
+    plain, confirmed = evaluator.evaluate(arch(), seed=1), evaluator.confirm(arch(), seed=1)
+    assert not plain.tests
+    assert {metric.name for metric in evaluator.declaration.tests} <= set(confirmed.tests)
+    assert without_time(replace(confirmed, tests={})) == without_time(plain)
+
+
+def test_what_it_costs_is_measured(evaluator: Evaluator) -> None:
+    work = evaluator.work(arch())
+    assert work.amount > 0 and work.per_second > 0 and work.unit
+    evaluator.fits(arch())
+
+
+# -- the proxy -------------------------------------------------------------------------------
 
 
 class NullRecorder:
@@ -65,83 +185,6 @@ class NullRecorder:
         return replay
 
 
-EVALUATORS = [proxy_evaluator, table_evaluator]
-
-
-@pytest.fixture(params=EVALUATORS, ids=lambda make: make.__name__)
-def evaluator(request: pytest.FixtureRequest) -> Iterator[Evaluator]:
-    make: Callable[[], Evaluator] = request.param
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield make()
-    torch.set_num_threads(before)
-
-
-def without_time(metrics: Metrics) -> Metrics:
-    curve = tuple(replace(result, seconds=0.0) for result in metrics.curve)
-    return replace(metrics, seconds=0.0, curve=curve)
-
-
-def test_rungs_ascend_and_training_ends_at_the_last(evaluator: Evaluator):
-    rungs = evaluator.rungs
-    assert list(rungs) == sorted(set(rungs)) and rungs[0] >= 1
-    metrics = evaluator.evaluate(arch())
-    assert metrics.epochs == rungs[-1]
-    assert [result.epoch for result in metrics.curve] == list(range(1, rungs[-1] + 1))
-
-
-def test_metrics_sum_up_the_curve(evaluator: Evaluator):
-    metrics = evaluator.evaluate(arch())
-    last = metrics.curve[-1]
-    assert (metrics.val_loss, metrics.val_accuracy) == (last.val_loss, last.val_accuracy)
-    assert math.isfinite(metrics.val_loss) and 0 <= metrics.val_accuracy <= 1
-    assert metrics.images == sum(result.images for result in metrics.curve) > 0
-    assert metrics.seconds == pytest.approx(sum(result.seconds for result in metrics.curve))
-
-
-def test_same_seed_same_metrics_another_seed_others(evaluator: Evaluator):
-    one, two = (without_time(evaluator.evaluate(arch(), seed=3)) for _ in range(2))
-    assert one == two
-    assert evaluator.evaluate(arch(), seed=4).val_loss != one.val_loss
-
-
-def test_architectures_differ(evaluator: Evaluator):
-    assert evaluator.evaluate(arch(2)).val_loss != evaluator.evaluate(arch(4)).val_loss
-
-
-def test_report_comes_after_each_epoch_and_changes_nothing(evaluator: Evaluator):
-    seen: list[EpochResult] = []
-    silent = evaluator.evaluate(arch())
-    reported = evaluator.evaluate(arch(), report=lambda result: not seen.append(result))
-    assert tuple(seen) == reported.curve
-    assert without_time(silent) == without_time(reported)
-
-
-@pytest.mark.parametrize("confirm", [False, True])
-def test_report_stops_the_training(evaluator: Evaluator, confirm: bool):
-    run = evaluator.confirm if confirm else evaluator.evaluate
-    metrics = run(arch(), report=lambda result: result.epoch < 2)
-    assert metrics.epochs == 2 and len(metrics.curve) == 2
-    assert without_time(metrics).curve == without_time(evaluator.evaluate(arch())).curve[:2]
-    assert metrics.test_loss is None and metrics.test_accuracy is None
-
-
-def test_what_report_raises_passes_through(evaluator: Evaluator):
-    def report(_: EpochResult) -> bool:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluator.evaluate(arch(), report=report)
-
-
-def test_only_confirmation_has_test_results(evaluator: Evaluator):
-    plain, confirmed = evaluator.evaluate(arch(), seed=1), evaluator.confirm(arch(), seed=1)
-    assert plain.test_loss is None and plain.test_accuracy is None
-    assert confirmed.test_loss is not None and 0 <= (confirmed.test_accuracy or -1) <= 1
-    without = replace(without_time(confirmed), test_loss=None, test_accuracy=None)
-    assert without == without_time(plain)
-
-
 def test_proxy_evaluator_opens_test_images_in_confirmation_alone():
     opened = []
     source = data()
@@ -151,17 +194,20 @@ def test_proxy_evaluator_opens_test_images_in_confirmation_alone():
     evaluator = ProxyEvaluator(PROXY, watched)
     evaluator.evaluate(arch())
     assert not opened
-    evaluator.confirm(arch())
-    assert opened == [1]
+    found = evaluator.confirm(arch())
+    assert opened == [1] and 0 <= found.tests["test_accuracy"] <= 1
 
 
 def test_proxy_evaluator_without_test_images_confirms_on_validation_alone():
-    metrics = ProxyEvaluator(PROXY, replace(data(), open_test=None)).confirm(arch())
-    assert metrics.epochs == 4 and metrics.test_loss is None
+    found = ProxyEvaluator(PROXY, replace(data(), open_test=None)).confirm(arch())
+    assert found.step == 4 and not found.tests
 
 
 def test_measured_speed_is_a_positive_number_of_images():
-    assert ProxyEvaluator(PROXY, data()).images_per_second(arch()) > 0
+    evaluator = ProxyEvaluator(PROXY, data())
+    assert evaluator.images_per_second(arch()) > 0
+    work = evaluator.work(arch())
+    assert work.amount == PROXY.images(4, data()) and work.unit == "training images"
 
 
 def test_why_steps_were_not_recorded_is_kept(monkeypatch: pytest.MonkeyPatch):
@@ -171,7 +217,7 @@ def test_why_steps_were_not_recorded_is_kept(monkeypatch: pytest.MonkeyPatch):
 
     def why(recorder: Recorder) -> str | None:
         made = functools.partial(Trainer, graphs=recorder)
-        monkeypatch.setattr("sret_nas.evaluate.Trainer", made)
+        monkeypatch.setattr("sret_nas.evaluators.proxy.Trainer", made)
         return ProxyEvaluator(PROXY, data()).evaluate(arch()).why_eager
 
     assert why(Broken()) == "no capture here"
@@ -181,6 +227,154 @@ def test_why_steps_were_not_recorded_is_kept(monkeypatch: pytest.MonkeyPatch):
 def test_speed_is_measured_once_steps_are_recorded(monkeypatch: pytest.MonkeyPatch):
     recorder, short = NullRecorder(), data()
     short = replace(short, train=short.train.first(PROXY.batch))  # one step an epoch
-    monkeypatch.setattr("sret_nas.evaluate.Trainer", functools.partial(Trainer, graphs=recorder))
+    made = functools.partial(Trainer, graphs=recorder)
+    monkeypatch.setattr("sret_nas.evaluators.proxy.Trainer", made)
     assert ProxyEvaluator(PROXY, short).images_per_second(arch()) > 0
     assert recorder.replays == 2  # the first, and the measured one
+
+
+# -- names, and other people's code ----------------------------------------------------------
+
+OTHERS = """
+from dataclasses import dataclass
+from sret_nas import Declaration, Evaluation, Evaluator, Metric, Progress
+
+METRIC = Metric(name="score", title="score", direction="maximize")
+
+@dataclass
+class Own(Evaluator):
+    proxy: object
+    data: object
+    device: object
+
+    @property
+    def declaration(self):
+        return Declaration(metrics=(METRIC,), step="round", fidelities=(1, 2), seeds=1)
+
+    def evaluate(self, arch, *, seed=0, report=None):
+        curve = []
+        for step in (1, 2):
+            curve.append(Progress(step, {{"score": float(arch.depth + step)}}))
+            if report is not None and not report(curve[-1]):
+                break
+        {returns}
+
+def no_evaluator(proxy, data, device):
+    return 3
+
+def two(proxy, data):
+    return None
+
+def fails(proxy, data, device):
+    raise OSError("no such table")
+"""
+GOOD = "return Evaluation(curve[-1].metrics, 0.1, tuple(curve))"
+
+
+def others(folder: Path, returns: str = GOOD, name: str = "Own") -> Evaluator:
+    module = f"theirs_{abs(hash(returns))}"
+    (folder / f"{module}.py").write_text(OTHERS.format(returns=returns))
+    return load(f"{module}:{name}", folder, allow=True)(PROXY, data(), CPU)
+
+
+def test_a_class_of_somebody_elses(tmp_path: Path) -> None:
+    made = others(tmp_path)
+    assert made.evaluate(arch()).metrics == {"score": 4.0}
+    assert made.evaluate(arch(), report=lambda progress: False).step == 1
+    assert made.confirm(arch()).step == 2 and made.work(arch()).per_second > 0
+    made.fits(arch())
+
+
+@pytest.mark.parametrize(
+    ("returns", "message"),
+    [
+        ("return 3", "returned a int, not an Evaluation"),
+        ("return Evaluation({}, 0.1, tuple(curve))", "its result has nothing; declared: score"),
+        ("return Evaluation({'scor': 1.0}, 0.1, tuple(curve))", "its result has scor"),
+        ("return Evaluation({'score': '1'}, 0.1, tuple(curve))", "score is a str, not a number"),
+        ("return Evaluation({'score': True}, 0.1, tuple(curve))", "score is a bool"),
+        ("return Evaluation({'score': 1.0}, 0.1)", "its curve has 0 steps, declared is 'round'"),
+        (
+            "return Evaluation({'score': 1.0}, 0.1, tuple(curve[1:]))",
+            "does not have each step from 1",
+        ),
+        ("report(Progress(1, {'loss': 1.0})) if report else 0", "step 1 has loss; declared: score"),
+    ],
+)
+def test_what_was_not_declared_ends_the_search(tmp_path: Path, returns: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=r"^evaluator 'theirs_\d+:Own': ") as caught:
+        others(tmp_path, returns).evaluate(arch(), report=lambda _: True)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("returns", "reason", "message"),
+    [
+        ("return Evaluation({'score': float('nan')}, 0.1, tuple(curve))", "NaN", "score is nan"),
+        ("return Evaluation({'score': 1 / 0}, 0.1)", "ZeroDivisionError", "division by zero"),
+        ("raise KeyError", "KeyError", "KeyError"),
+    ],
+)
+def test_a_candidate_that_cannot_be_evaluated_fails_alone(
+    tmp_path: Path, returns: str, reason: str, message: str
+) -> None:
+    with pytest.raises(EvaluationError, match=message) as caught:
+        others(tmp_path, returns).evaluate(arch())
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_what_the_search_raises_is_not_the_evaluators(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    def report(_: Progress) -> bool:
+        raise error("mine")
+
+    with pytest.raises(error, match=r"^mine$"):
+        others(tmp_path).evaluate(arch(), report=report)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_evaluator", "returned a int"),
+        ("two", "TypeError: two"),
+        ("fails", "OSError: no such table"),
+        ("absent", "has no function 'absent'"),
+    ],
+)
+def test_what_is_no_evaluator_is_said(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="evaluator") as caught:
+        others(tmp_path, name=name)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["proxi", "", "a:", ":b", "a-b:c", "a:b:c", "a..b:c"])
+def test_an_unknown_name_is_said_with_what_is_allowed(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^evaluator: given '{name}'") as caught:
+        load(name)
+    assert caught.value.hint == "allowed: " + ", ".join([*registered(), "or module:name"])
+
+
+def test_code_needs_leave_and_the_content_it_had(tmp_path: Path) -> None:
+    others(tmp_path)
+    (path,) = tmp_path.glob("theirs_*.py")
+    name = f"{path.stem}:Own"
+    with pytest.raises(ConfigError, match="would run the code in") as caught:
+        load(name, tmp_path)
+    assert "--allow-code" in str(caught.value.hint)
+    with pytest.raises(ConfigError, match="is not the one that the run was begun with"):
+        load(name, tmp_path, allow=True, expected="0" * 16)
+
+
+def test_other_packages_register_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_package.py").write_text(OTHERS.format(returns=GOOD))
+    info = tmp_path / "theirs-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: theirs\nVersion: 1\n")
+    entry = "[sret_nas.evaluators]\ntheirs = their_package:Own\n"
+    (info / "entry_points.txt").write_text(entry)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registered()["theirs"] == "their_package:Own"
+    made = load("theirs", allow=True)(PROXY, data(), CPU)
+    assert made.evaluate(arch()).metrics == {"score": 4.0}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from sret_nas.metrics import COSTS, Declaration, Metric
 from sret_nas.report.known import Reference
 from sret_nas.runner import Member, RunResult
-from sret_nas.study.objectives import TITLES
+from sret_nas.study.objectives import costs, quality
 from sret_nas.study.records import confirmations, record
 from sret_nas.units import format_quantity
 
@@ -25,12 +25,13 @@ Figure = dict[str, Any]
 def front(outcome: RunResult, references: Sequence[Reference]) -> list[Figure]:
     """Quality against each known cost: a figure for every cost objective."""
     goals = outcome.config.goals
-    (quality,) = [goal.name for goal in goals if goal.trained]
-    costs = [goal.name for goal in goals if not goal.trained] or ["macs"]
-    return [_front(outcome, quality, cost, references) for cost in costs]
+    return [_front(outcome, quality(goals), cost, references) for cost in costs(goals)]
 
 
-def _front(outcome: RunResult, quality: str, cost: str, references: Sequence[Reference]) -> Figure:
+def _front(
+    outcome: RunResult, goal: Metric, sought: Metric, references: Sequence[Reference]
+) -> Figure:
+    quality, cost, declared = goal.name, sought.name, outcome.config.declaration
     members = outcome.front
     best = outcome.recommended()
     on_front = {member.trial for member in members}
@@ -38,7 +39,7 @@ def _front(outcome: RunResult, quality: str, cost: str, references: Sequence[Ref
     traces: list[Figure] = []
     for state, name, colour, symbol in (
         (TrialState.PRUNED, STOPPED_NAME, STOPPED, "x-thin-open"),
-        (TrialState.COMPLETE, "trained to the end", OTHER, "circle"),
+        (TrialState.COMPLETE, declared.finished, OTHER, "circle"),
     ):
         trials = [
             t
@@ -50,7 +51,9 @@ def _front(outcome: RunResult, quality: str, cost: str, references: Sequence[Ref
         if trials:
             line = {"width": 1.5, "color": colour} if state == TrialState.PRUNED else {"width": 0}
             marker = {"color": colour, "symbol": symbol, "size": 7, "opacity": 0.75, "line": line}
-            traces.append(_points(trials, quality, cost, name, known) | {"marker": marker})
+            traces.append(
+                _points(trials, quality, cost, name, known, declared) | {"marker": marker}
+            )
     for name, group, symbol in (
         ("fell behind once confirmed", [m for m in members if m.dethroned], "circle-open"),
         ("front", [m for m in members if not m.dethroned], "circle"),
@@ -63,7 +66,7 @@ def _front(outcome: RunResult, quality: str, cost: str, references: Sequence[Ref
                 "size": [15 if star else 9 for star in starred],
                 "symbol": ["star" if star else symbol for star in starred],
             }
-            line = _members(here, quality, cost, name, known, spreads(outcome, quality))
+            line = _members(here, outcome, quality, cost, name, known)
             traces.append(line | {"marker": marker})
     traces += _published(outcome, quality, cost, known)
     x = [value for trace in traces for value in trace["x"]]
@@ -89,10 +92,9 @@ def _front(outcome: RunResult, quality: str, cost: str, references: Sequence[Ref
                     "hovertemplate": "%{text}<extra></extra>",
                 }
             )
-    axis: Figure = {"title": {"text": TITLES[cost]}, "tickformat": "~s"}
-    quality_axis: Figure = {"title": {"text": TITLES[quality]}}
+    axis: Figure = {"title": {"text": sought.label}, "tickformat": "~s"}
+    quality_axis: Figure = {"title": {"text": goal.label}}
     layout: Figure = {"xaxis": axis, "yaxis": quality_axis, "showlegend": True}
-    (goal,) = [goal for goal in outcome.config.goals if goal.trained]
     _focus(traces, quality_axis, -1 if goal.direction == "minimize" else 1)
     if shown:  # what only has a cost lies in a strip below: there, height means nothing
         quality_axis["domain"] = [0.2, 1]
@@ -152,7 +154,7 @@ def _published(outcome: RunResult, quality: str, cost: str, known: dict[str, str
     if not trials:
         return []
     values = [
-        _quality(confirmed[t.number], quality)
+        confirmed[t.number].reached(quality) or 0.0
         if t.number in confirmed
         else record(t).metrics[quality]
         for t in trials
@@ -174,13 +176,14 @@ def _published(outcome: RunResult, quality: str, cost: str, known: dict[str, str
 
 def _members(
     members: Sequence[Member],
+    outcome: RunResult,
     quality: str,
     cost: str,
     name: str,
     known: dict[str, str],
-    spread: dict[int, float],
 ) -> Figure:
     """Members of the front at their confirmed means, joined where they stand."""
+    spread, declared = spreads(outcome, quality), outcome.config.declaration
     bars = {"type": "data", "array": [spread[member.trial] for member in members]}
     return {
         "type": "scatter",
@@ -188,16 +191,11 @@ def _members(
         "mode": "lines+markers" if name == "front" else "markers",
         "line": {"color": FRONT, "width": 1.5, "shape": "hv"},
         "x": [m.metrics[cost] for m in members],
-        "y": [_quality(m, quality) for m in members],
+        "y": [m.reached(quality) or 0.0 for m in members],
         "error_y": bars | {"thickness": 1.2, "width": 4},
-        "text": [_told(m.trial, m.metrics, known.get(m.id)) for m in members],
+        "text": [_told(m.trial, m.metrics, known.get(m.id), declared) for m in members],
         "hovertemplate": "%{text}<extra></extra>",
     }
-
-
-def _quality(member: Member, name: str) -> float:
-    source = asdict(member.confirmation) if member.confirmation else member.metrics
-    return float(source[name] or 0.0)
 
 
 def spreads(outcome: RunResult, name: str) -> dict[int, float]:
@@ -212,7 +210,12 @@ def spreads(outcome: RunResult, name: str) -> dict[int, float]:
 
 
 def _points(
-    trials: Sequence[FrozenTrial], quality: str, cost: str, name: str, known: dict[str, str]
+    trials: Sequence[FrozenTrial],
+    quality: str,
+    cost: str,
+    name: str,
+    known: dict[str, str],
+    declared: Declaration,
 ) -> Figure:
     metrics = [record(t).metrics for t in trials]
     return {
@@ -222,23 +225,29 @@ def _points(
         "x": [m[cost] for m in metrics],
         "y": [round(m[quality], 5) for m in metrics],
         "text": [
-            _told(t.number, m, known.get(record(t).id))
+            _told(t.number, m, known.get(record(t).id), declared)
             for t, m in zip(trials, metrics, strict=True)
         ],
         "hovertemplate": "%{text}<extra></extra>",
     }
 
 
-def _told(number: int, metrics: dict[str, Any], name: str | None) -> str:
+def _told(number: int, metrics: Mapping[str, Any], name: str | None, declared: Declaration) -> str:
     words = [f"trial {number}" + (f" = {name}" if name else "")]
-    words.append(f"loss {metrics['val_loss']:.4f}, accuracy {metrics['val_accuracy']:.1%}")
-    costs = [key for key in ("macs", "params", "latency_ms", "peak_bytes") if metrics.get(key)]
-    words.append(", ".join(format_quantity(key, metrics[key]) for key in costs))
+    for shown in (declared.metrics, COSTS):
+        here = [metric for metric in shown if metrics.get(metric.name) is not None]
+        named = [
+            metric.show(metrics[metric.name])
+            if metric.known
+            else f"{metric.alias or metric.heading} {metric.beside_name(metrics[metric.name])}"
+            for metric in here
+        ]
+        words.append(", ".join(named))
     return "<br>".join(words)
 
 
 def hypervolume(outcome: RunResult) -> Figure | None:
-    """Share of the final hypervolume over the time of training; ``None`` where there is none."""
+    """Share of the final hypervolume over the time of evaluating; ``None`` without one."""
     found = outcome.hypervolumes()
     if not found:
         return None
@@ -264,7 +273,7 @@ def hypervolume(outcome: RunResult) -> Figure | None:
         ],
         "layout": {
             "xaxis": {
-                "title": {"text": f"training of all workers ({unit})"},
+                "title": {"text": f"{outcome.config.declaration.doing} of all workers ({unit})"},
                 "rangemode": "tozero",
             },
             "yaxis": {
@@ -278,7 +287,7 @@ def hypervolume(outcome: RunResult) -> Figure | None:
 
 
 def _spent(outcome: RunResult) -> dict[int, float]:
-    """Seconds that had gone into training, over all workers, when each trial ended."""
+    """Seconds that had gone into evaluating, over all workers, when each trial ended."""
     ended = [(t.datetime_complete, t.number, t) for t in outcome.trials if t.datetime_complete]
     total, spent = 0.0, {}
     for _, number, trial in sorted(ended):
@@ -296,24 +305,31 @@ PAPER = (
 )
 
 
-def curve(epochs: Sequence[dict[str, Any]], paper: bool = False) -> str:
-    """The learning curve of one training as a small SVG: validation and training loss.
+def curve(steps: Sequence[dict[str, Any]], declared: Declaration, paper: bool = False) -> str:
+    """The learning curve of one evaluation as a small SVG: its first metric by step.
 
     Args:
-        epochs: What was reached, epoch by epoch.
+        steps: What was reached, step by step.
+        declared: What the evaluator declares; what it tells by step in the same unit, e.g.
+            the loss in training, is shown beside.
         paper: Whether it is a file of its own, with its own ground and style; else it
             is part of a page that has them.
-    """
-    losses = [(e["epoch"], e["train_loss"], e["val_loss"]) for e in epochs]
-    if not losses:
-        return ""
-    w, h, left, bottom = 320, 150, 40, 20
-    values = [v for _, *pair in losses for v in pair]
-    low, high = min(values), max(values)
-    span, last = (high - low) or 1.0, max(losses[-1][0] - 1, 1)
 
-    def at(epoch: int, value: float) -> tuple[float, float]:
-        x = left + 8 + (w - left - 20) * (epoch - 1) / last
+    Returns:
+        Empty where there are no steps.
+    """
+    if not steps:
+        return ""
+    goal = declared.quality
+    beside = [one for one in declared.progress if one.unit == goal.unit]
+    shown = [*((one, "train") for one in beside), (goal, "val")]
+    w, h, left, bottom = 320, 150, 40, 20
+    values = [step[metric.name] for step in steps for metric, _ in shown]
+    low, high = min(values), max(values)
+    span, last = (high - low) or 1.0, max(len(steps) - 1, 1)
+
+    def at(step: int, value: float) -> tuple[float, float]:
+        x = left + 8 + (w - left - 20) * (step - 1) / last
         return round(x, 1), round(10 + (h - bottom - 18) * (high - value) / span, 1)
 
     parts = [f'<path d="M{left} 4V{h - bottom}H{w - 6}" class="axis"/>']
@@ -321,22 +337,24 @@ def curve(epochs: Sequence[dict[str, Any]], paper: bool = False) -> str:
         y = at(1, value)[1]
         parts.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
     parts += [
-        f'<text x="{at(epoch, low)[0]}" y="{h - 6}" text-anchor="middle">{epoch}</text>'
-        for epoch in dict.fromkeys((losses[0][0], losses[-1][0]))
+        f'<text x="{at(step, low)[0]}" y="{h - 6}" text-anchor="middle">{step}</text>'
+        for step in dict.fromkeys((1, len(steps)))
     ]
-    parts.append(f'<text x="{(left + w) / 2}" y="{h - 6}" text-anchor="middle">epoch</text>')
-    for index, kind in ((1, "train"), (2, "val")):
-        points = [at(int(row[0]), row[index]) for row in losses]
+    axis = f'<text x="{(left + w) / 2}" y="{h - 6}" text-anchor="middle">{declared.step}</text>'
+    parts.append(axis)
+    for metric, kind in shown:
+        points = [at(i, step[metric.name]) for i, step in enumerate(steps, 1)]
         line = " ".join(f"{x},{y}" for x, y in points)
         parts.append(f'<polyline points="{line}" class="{kind}"/>')
         if kind == "val":
             parts += [f'<circle cx="{x}" cy="{y}" r="2.6" class="dot"/>' for x, y in points[-40:]]
     if paper:
-        for row, (kind, words) in enumerate((("val", "validation"), ("train", "training"))):
-            y = 14 + 15 * row
+        for row, (metric, kind) in enumerate(reversed(shown)):
+            y, word = 14 + 15 * row, metric.title.partition(" ")[0]
             parts.append(f'<polyline points="{w - 96},{y} {w - 74},{y}" class="{kind}"/>')
-            parts.append(f'<text x="{w - 68}" y="{y + 4}">{words}</text>')
-    label = escape(f"validation loss from {losses[0][2]:.4f} to {losses[-1][2]:.4f}")
+            parts.append(f'<text x="{w - 68}" y="{y + 4}">{escape(word)}</text>')
+    first, final = (goal.show(step[goal.name]) for step in (steps[0], steps[-1]))
+    label = escape(f"{goal.title} from {first} to {final}")
     own = f'xmlns="http://www.w3.org/2000/svg" width="{2 * w}" height="{2 * h}" ' if paper else ""
     style = f"<style>{PAPER}</style>" if paper else ""
     return (

@@ -9,17 +9,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import Cost, cost
+from sret_nas.metrics import LATENCY, MACS, MEMORY, PARAMS, Declaration
 from sret_nas.report import words
 from sret_nas.report.known import published_name
 from sret_nas.runner import Confirmation, Member, RunResult
-from sret_nas.study.objectives import TITLES
 from sret_nas.study.records import record
 from sret_nas.units import Budget, format_count
 
-LAST_EPOCHS = 4
+LAST_STEPS = 4
 """The last values of the curve that a note shows."""
 STATES = {
-    TrialState.COMPLETE: "Trained to the end",
     TrialState.PRUNED: "Stopped at a rung, behind others of its cost",
     TrialState.FAIL: "Failed",
 }
@@ -39,10 +38,10 @@ def of_trial(
     arch = record(trial).architecture
     metrics = dict(member.metrics) if member else record(trial).metrics
     parts = [
-        _reached(trial, metrics, member.confirmation if member else None),
+        _reached(outcome, trial, metrics, member.confirmation if member else None),
         _costs(arch, cost(arch), metrics, outcome.config.budgets),
         _stages(arch, cost(arch)),
-        _curve(record(trial).curve),
+        _curve(record(trial).curve, outcome.config.declaration),
         f"`sret-nas profile RUN#{trial.number}` tells more, with the run's folder for RUN.",
         picture and f"![the architecture]({picture})",
     ]
@@ -56,43 +55,44 @@ def of_study(outcome: RunResult) -> str:
     lines = [
         f"### {_text(config.space.get('name', 'space'))}"
         + (f" under {', '.join(map(str, config.budgets))}" if config.budgets else ""),
-        f"{counts['complete']} candidates trained to the end, {counts['pruned']} stopped early, "
+        f"{counts['complete']} candidates {config.declaration.finished}, {counts['pruned']} "
+        "stopped early, "
         f"{counts['failed']} failed; {_count(len(outcome.front), 'member')} of the front.",
     ]
     if best is not None:
         seeds = best.confirmation.seeds if best.confirmation else 1
         told = ", ".join(
-            f"{words.NAMES[name]} {words.reached(outcome, best, name)}"
-            for name in words.metrics_of(outcome)
+            f"{metric.title} {words.reached(outcome, best, metric)}"
+            for metric in words.metrics_of(outcome)
         )
         lines.append(f"**Recommended: trial {best.trial}**, {told}; {_count(seeds, 'seed')}.")
-    lines.append(
-        f"Trained by the proxy: {config.proxy.epochs} epochs at {config.proxy.image_size} px on "
-        f"{_text(words.data(outcome))}. They order architectures; they do not promise what a "
-        f"full training reaches. {words.exactness(outcome)}"
-    )
+    lines.append(f"{_text(words.how(outcome))} {words.exactness(outcome)}")
     lines.append("The whole story: `sret-nas report RUN`, or `report.html` in the run's folder.")
     return "\n\n".join(lines)
 
 
-def _reached(trial: FrozenTrial, metrics: dict[str, Any], seeds: Confirmation | None) -> str:
-    epochs = len(record(trial).curve)
-    first = f"**{STATES.get(trial.state, trial.state.name)}**"
+def _reached(
+    outcome: RunResult, trial: FrozenTrial, metrics: dict[str, Any], seeds: Confirmation | None
+) -> str:
+    declared = outcome.config.declaration
+    finished = declared.finished[0].upper() + declared.finished[1:]
+    first = f"**{STATES.get(trial.state, finished)}**"
     if trial.state == TrialState.FAIL:
         why = record(trial).interrupted or record(trial).reason or "unknown"
         error = str(record(trial).error)
         return f"{first}: {_text(why)}" + (f"\n\n```\n{error}\n```" if error else "")
-    words = f"{first}, {_count(epochs, 'epoch')}: "
-    words += f"validation loss {metrics['val_loss']:.4f}, accuracy {metrics['val_accuracy']:.1%}."
+    steps = f", {_count(len(record(trial).curve), declared.step)}" if declared.step else ""
+    found = [f"{metric.title} {metric.show(metrics[metric.name])}" for metric in declared.metrics]
+    words = f"{first}{steps}: {', '.join(found)}."
     if record(trial).eager:
         words += f"\n\nTrained without CUDA graphs: {_text(record(trial).eager)}."
     if seeds is not None:
-        words += (
-            f"\n\n**Confirmed** over {seeds.seeds} seeds: validation loss {seeds.val_loss:.4f} "
-            f"± {seeds.val_loss_std:.4f}, accuracy {seeds.val_accuracy:.1%}"
+        words += f"\n\n**Confirmed** over {seeds.seeds} seeds: " + ", ".join(
+            f"{metric.title} {metric.show(mean)}"
+            + (f" ± {metric.show(seeds.std[metric.name] or 0.0)}" if i == 0 else "")
+            for i, metric in enumerate((*declared.metrics, *declared.tests))
+            if (mean := seeds.mean[metric.name]) is not None
         )
-        if seeds.test_accuracy is not None:
-            words += f", test accuracy {seeds.test_accuracy:.1%}"
         words += "." + "".join(f" Failed: {_text(reason)}." for reason in seeds.failed)
     return words
 
@@ -102,14 +102,14 @@ def _costs(
 ) -> str:
     name = published_name(arch)
     lines = [f"`{arch.id}`" + (f", the published **{name}**" if name else "")]
-    for metric in ("macs", "params", "peak_bytes", "latency_ms"):
-        value = metrics.get(metric)
+    for metric in (MACS, PARAMS, MEMORY, LATENCY):
+        value = metrics.get(metric.name)
         if value is None:
             continue
         exact = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-        bound = next((b for b in budgets if b.metric == metric), None)
+        bound = next((b for b in budgets if b.metric == metric.name), None)
         share = f", {value / bound.limit:.0%} of the budget of {bound}" if bound else ""
-        lines.append(f"* {TITLES[metric]}: **{exact}**{share}")
+        lines.append(f"* {metric.label}: **{exact}**{share}")
     return "\n".join([lines[0], "", *lines[1:]])
 
 
@@ -141,17 +141,13 @@ def _stages(arch: Architecture, found: Cost) -> str:
     return f"Depth {arch.depth}, by stage:\n\n{_table(titles, rows)}"
 
 
-def _curve(epochs: Sequence[dict[str, Any]]) -> str:
+def _curve(steps: Sequence[dict[str, Any]], declared: Declaration) -> str:
+    shown = (*declared.progress, *declared.metrics)
     rows = [
-        (
-            str(e["epoch"]),
-            f"{e['train_loss']:.4f}",
-            f"{e['val_loss']:.4f}",
-            f"{e['val_accuracy']:.1%}",
-        )
-        for e in epochs[-LAST_EPOCHS:]
+        (str(step[declared.step]), *(metric.show(step[metric.name]) for metric in shown))
+        for step in steps[-LAST_STEPS:]
     ]
-    titles = ("epoch", "training loss", "validation loss", "accuracy")
+    titles = (declared.step, *(metric.title for metric in shown))
     return f"Learning curve, last values:\n\n{_table(titles, rows)}" if rows else ""
 
 

@@ -16,10 +16,12 @@ from markupsafe import Markup
 
 from sret_nas import files
 from sret_nas.cost import cost
+from sret_nas.evaluate import PROXY
 from sret_nas.report import charts, words
 from sret_nas.report.draw import draw
 from sret_nas.report.known import published_name, references
 from sret_nas.runner import Member, RunResult
+from sret_nas.study.objectives import quality
 from sret_nas.study.records import record
 from sret_nas.study.rundir import RunDir, reported
 from sret_nas.units import Budget, format_count, format_quantity
@@ -52,7 +54,6 @@ def page(outcome: RunResult) -> str:
     )
     environment.filters["quantity"] = lambda value, metric: format_quantity(metric, value)
     environment.filters["count"] = format_count
-    environment.filters["amount"] = lambda value, metric: words.amount(metric, value)
     return environment.get_template("page.html.j2").render(_content(outcome)) + "\n"
 
 
@@ -75,11 +76,14 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         "counts": outcome.counts(),
         "best": best and _member(outcome, best),
         "metrics": words.metrics_of(outcome),
-        "names": words.NAMES,
+        "declared": config.declaration,
+        "how": words.how(outcome),
+        "trained_by_proxy": config.evaluator == PROXY,
         "exactness": words.exactness(outcome),
         "data": words.data(outcome),
         "classes": words.classes(outcome),
         "stripped": any("yaxis2" in figure["layout"] for figure in figures),
+        "ordered_by": _ordered_by(outcome),
         "stopped": outcome.counts()["pruned"] > 0,
         "why": best and _why(outcome, best),
         "members": [_member(outcome, member) for member in shown],
@@ -113,6 +117,8 @@ def command(outcome: RunResult) -> str:
     for bound in config.budget:
         words += ["--budget", bound]
     words += ["--objectives", ",".join(config.objectives)]
+    if config.evaluator != PROXY:
+        words += ["--evaluator", config.evaluator]
     words += ["--data", config.data["source"], "--sampler", config.sampler]
     words += ["--device", config.device, "--workers", str(config.workers)]
     words += ["--seed", str(config.seed)]
@@ -132,8 +138,8 @@ def _why(outcome: RunResult, best: Member) -> list[str]:
     """Why this one, in sentences."""
     members = outcome.front
     standing = [member for member in members if not member.dethroned]
-    (goal,) = [goal for goal in outcome.config.goals if goal.trained]
-    name = words.NAMES[goal.name]
+    goal = quality(outcome.config.goals)
+    name = goal.title
     most = "lowest" if goal.direction == "minimize" else "highest"
     if len(standing) == 1:
         first = "It is the only architecture that stands on the front"
@@ -142,7 +148,12 @@ def _why(outcome: RunResult, best: Member) -> list[str]:
     if best.confirmation:
         first += f", as the mean over {best.confirmation.seeds} seeds."
     else:
-        first += "; a single training, not confirmed with other seeds yet."
+        declared = outcome.config.declaration
+        if declared.seeds == 1:
+            first += "; another seed would change nothing."
+        else:
+            once = "training" if declared.step else "evaluation"
+            first += f"; a single {once}, not confirmed with other seeds yet."
     told = [first]
     if outcome.config.budget:
         over = _over(outcome.config.budgets, best)
@@ -176,7 +187,7 @@ def _row(outcome: RunResult, member: Member) -> dict[str, Any]:
     """A member as its figures are shown: each metric, with its spread over the seeds."""
     return {
         "trial": member.trial,
-        "shown": {n: words.reached(outcome, member, n) for n in words.metrics_of(outcome)},
+        "shown": {m.name: words.reached(outcome, member, m) for m in words.metrics_of(outcome)},
         "confirmation": member.confirmation,
         "dethroned": member.dethroned,
     }
@@ -191,7 +202,7 @@ def _member(outcome: RunResult, member: Member) -> dict[str, Any]:
         "id": member.id,
         "name": name,
         "drawing": Markup(draw(arch, f"trial {member.trial}", paper=False)),  # noqa: S704 (it escapes)
-        "curve": Markup(charts.curve(record(trial).curve)),  # noqa: S704 (likewise)
+        "curve": Markup(charts.curve(record(trial).curve, outcome.config.declaration)),  # noqa: S704 (likewise)
         "stages": found.by_stage,
         "macs": found.macs,
         "params": found.params,
@@ -206,15 +217,21 @@ def _file(run: RunDir, trial: int) -> Path:
     return run.architectures / name if run.has_folder else Path(name)
 
 
+def _ordered_by(outcome: RunResult) -> str:
+    """What the order of candidates is compared with."""
+    title = outcome.config.declaration.quality.title
+    return f"the final {title}"
+
+
 def _importances(outcome: RunResult) -> tuple[list[tuple[str, float]], str]:
     """Share of each parameter in the quality, largest first; else why there is none."""
     complete = outcome.complete()
     if len(complete) < LEAST_TRIALS:
         return [], (
-            f"{len(complete)} candidates were trained to the end; "
+            f"{len(complete)} candidates were {outcome.config.declaration.finished}; "
             f"from {LEAST_TRIALS} on, importances are shown."
         )
-    index = [goal.trained for goal in outcome.config.goals].index(True)
+    index = [goal.known for goal in outcome.config.goals].index(False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -8,13 +8,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.cost import cost
+from sret_nas.metrics import MACS, PARAMS, Metric
 from sret_nas.report import charts
 from sret_nas.report.charts import FRONT, OTHER, STOPPED, Figure
 from sret_nas.report.known import published_name, references
-from sret_nas.report.words import NAMES
 from sret_nas.runner import RunResult
 from sret_nas.study import objectives
-from sret_nas.study.objectives import TITLES
 from sret_nas.study.records import record
 
 MOST_BARS = 24
@@ -31,17 +30,18 @@ def of_study(outcome: RunResult) -> dict[str, Figure]:
     part = counted(outcome)
     fronts = charts.front(outcome, references(outcome.config.space))
     found = {
-        f"front-{name}": _dressed(figure, f"Front: {NAMES[name]}")
-        for name, figure in zip(costs, fronts, strict=True)
+        f"front-{metric.name}": _dressed(figure, f"Front: {metric.title}")
+        for metric, figure in zip(costs, fronts, strict=True)
     }
-    found["learning-curves"] = _dressed(curves(outcome), "Learning curves of all trials")
-    found["cost-by-stage"] = _dressed(stages(outcome), f"Where the {NAMES[part]} of the front go")
+    if outcome.config.declaration.step:
+        found["learning-curves"] = _dressed(curves(outcome), "Learning curves of all trials")
+    found["cost-by-stage"] = _dressed(stages(outcome), f"Where the {part.title} of the front go")
     return found
 
 
 def curves(outcome: RunResult) -> Figure:
-    """The quality by epoch of every trial that was trained."""
-    quality = objectives.quality(outcome.config.goals).name
+    """The quality by step, e.g. epoch, of every trial that has some."""
+    quality, step_name = objectives.quality(outcome.config.goals), outcome.config.declaration.step
     on_front = {member.trial for member in outcome.front}
     trained = [trial for trial in outcome.trials if record(trial).curve]
     points = sum(len(record(trial).curve) for trial in trained)
@@ -50,7 +50,7 @@ def curves(outcome: RunResult) -> Figure:
     front = [t for t in trained if t.number in on_front]
     others = [t for t in trained if t not in stopped and t not in front]
     traces = [
-        _lines(group, name, colour, step, quality)
+        _lines(group, name, colour, step, quality.name, step_name)
         for group, name, colour in (
             (stopped, "stopped at a rung", STOPPED),
             (others, "others", OTHER),
@@ -59,8 +59,8 @@ def curves(outcome: RunResult) -> Figure:
         if group
     ]
     axes = {
-        "xaxis": {"title": {"text": "epoch"}, "dtick": 1 if _longest(trained) <= 12 else None},
-        "yaxis": {"title": {"text": TITLES[quality]}},
+        "xaxis": {"title": {"text": step_name}, "dtick": 1 if _longest(trained) <= 12 else None},
+        "yaxis": {"title": {"text": quality.label}},
     }
     return {"data": traces, "layout": axes}
 
@@ -70,17 +70,17 @@ def _longest(trials: Sequence[FrozenTrial]) -> int:
 
 
 def _lines(
-    trials: Sequence[FrozenTrial], name: str, colour: str, step: int, quality: str
+    trials: Sequence[FrozenTrial], name: str, colour: str, step: int, quality: str, word: str
 ) -> Figure:
     """Many curves as one trace; a gap ends each."""
     x: list[int | None] = []
     y: list[float | None] = []
     numbers: list[int | None] = []
     for trial in trials:
-        curve = record(trial).curve
-        for epoch in [*curve[-1::-step][::-1], None]:  # the last value always stays
-            x.append(None if epoch is None else epoch["epoch"])
-            y.append(None if epoch is None else round(epoch[quality], 4))
+        curve = list(enumerate(record(trial).curve, 1))
+        for at, reached in [*curve[-1::-step][::-1], (None, None)]:  # the last value always stays
+            x.append(at)
+            y.append(None if reached is None else round(reached[quality], 4))
             numbers.append(trial.number)
     return {
         "type": "scatter",
@@ -92,21 +92,23 @@ def _lines(
         "x": x,
         "y": y,
         "customdata": numbers,
-        "hovertemplate": "trial %{customdata}, epoch %{x}: %{y}<extra></extra>",
+        "hovertemplate": f"trial %{{customdata}}, {word} %{{x}}: %{{y}}<extra></extra>",
     }
 
 
-def counted(outcome: RunResult) -> str:
+def counted(outcome: RunResult) -> Metric:
     """The cost that is shown by stage: of those that are sought the first that is counted so."""
     sought = objectives.costs(outcome.config.goals)
-    return next((name for name in sought if name in ("macs", "params")), "macs")
+    return next((metric for metric in sought if metric in (MACS, PARAMS)), MACS)
 
 
 def stages(outcome: RunResult) -> Figure:
     """MACs, or parameters where those are sought, of each member of the front by stage."""
     metric = counted(outcome)
     members = outcome.front[:MOST_BARS]
-    parts = [{p.stage: getattr(p, metric) for p in cost(m.architecture).by_stage} for m in members]
+    parts = [
+        {p.stage: getattr(p, metric.name) for p in cost(m.architecture).by_stage} for m in members
+    ]
     names = list(dict.fromkeys(name for part in parts for name in part))
     titles = [
         f"trial {m.trial}" + (f"<br>{name}" if (name := published_name(m.architecture)) else "")
@@ -119,14 +121,14 @@ def stages(outcome: RunResult) -> Figure:
             "x": titles,
             "y": [part.get(name, 0) for part in parts],
             "marker": {"color": STAGES[i % len(STAGES)]},
-            "hovertemplate": "%{x}: %{y:.4s} " + NAMES[metric] + "<extra>%{fullData.name}</extra>",
+            "hovertemplate": "%{x}: %{y:.4s} " + metric.title + "<extra>%{fullData.name}</extra>",
         }
         for i, name in enumerate(names)
     ]
     axes: dict[str, Any] = {
         "barmode": "stack",
         "xaxis": {"type": "category"},
-        "yaxis": {"title": {"text": TITLES[metric]}, "tickformat": "~s"},
+        "yaxis": {"title": {"text": metric.label}, "tickformat": "~s"},
     }
     return {"data": traces, "layout": axes}
 

@@ -89,7 +89,7 @@ class Publisher:
             if now == self._told and not due:
                 return True
             pad = _Pad(outcome.study)
-            pad.name_objectives([goal.title for goal in outcome.config.goals])
+            pad.name_objectives([goal.label for goal in outcome.config.goals])
             for trial, member in _in_order(outcome):
                 if self._written.get(trial.number) == _state(trial, member):
                     continue
@@ -124,7 +124,7 @@ class Publisher:
             ("drawing.svg", "image/svg+xml"): draw(arch, f"trial {trial.number}"),
             ("architecture.yaml", "text/yaml"): arch.to_yaml(),
         }
-        curve = charts.curve(record(trial).curve, paper=True)
+        curve = charts.curve(record(trial).curve, outcome.config.declaration, paper=True)
         if curve:
             contents["learning-curve.svg", "image/svg+xml"] = curve
         ids = {}

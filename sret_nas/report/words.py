@@ -2,80 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
+from sret_nas.evaluate import PROXY
+from sret_nas.metrics import MACS, PARAMS, Metric
 from sret_nas.report import charts
 from sret_nas.runner import Member, RunResult
 from sret_nas.study.objectives import costs, quality
 from sret_nas.study.records import record
-from sret_nas.units import format_count, format_quantity
 
-NAMES = {
-    "val_loss": "validation loss",
-    "val_accuracy": "validation accuracy",
-    "macs": "MACs",
-    "params": "parameters",
-    "latency_ms": "latency",
-    "peak_bytes": "peak memory",
-}
-CHEAPER = {
-    "macs": "needs {} times fewer MACs",
-    "params": "has {} times fewer parameters",
-    "latency_ms": "takes {} times less time",
-    "peak_bytes": "needs {} times less memory",
-}
 MOST_CLASSES = 30
 """Classes that are named; a page is no place for thousands."""
 
 
-def metrics_of(outcome: RunResult) -> list[str]:
+def metrics_of(outcome: RunResult) -> list[Metric]:
     """What to show of a candidate: the run's objectives, then the usual rest."""
-    sought = [goal.name for goal in outcome.config.goals]
-    return list(dict.fromkeys([*sought, "val_loss", "val_accuracy", "macs", "params"]))
+    config = outcome.config
+    return list(dict.fromkeys([*config.goals, *config.declaration.metrics, MACS, PARAMS]))
 
 
-def amount(name: str, value: float | None) -> str:
-    """A value of a metric, beside its name."""
-    if value is None:
-        return "–"
-    if name == "val_loss":
-        return f"{value:.4f}"
-    if name == "val_accuracy":
-        return f"{100 * value:.1f} %"
-    return format_count(value) if name in ("macs", "params") else format_quantity(name, value)
-
-
-def value_of(member: Member, name: str) -> float | None:
-    """A metric of a member: the mean over its seeds, where it has been confirmed."""
-    means = asdict(member.confirmation) if member.confirmation else {}
-    found: float | None = means[name] if name in means else member.metrics[name]
-    return found
-
-
-def reached(outcome: RunResult, member: Member, name: str) -> str:
+def reached(outcome: RunResult, member: Member, metric: Metric) -> str:
     """A metric of a member in words; what its confirmation found with the spread over seeds."""
-    shown = amount(name, value_of(member, name))
-    if not (member.confirmation and name in ("val_loss", "val_accuracy")):
+    shown = metric.beside_name(member.reached(metric.name))
+    if member.confirmation is None or metric.known:
         return shown
-    spread = charts.spreads(outcome, name)[member.trial]
-    return f"{shown.removesuffix(' %')} ± {amount(name, spread)}"
+    spread = charts.spreads(outcome, metric.name)[member.trial]
+    return f"{shown.removesuffix(' %')} ± {metric.beside_name(spread)}"
 
 
 def cheaper(outcome: RunResult, best: Member) -> list[str]:
     """Who costs least among those that stand, by each cost that is sought."""
     goal, found = quality(outcome.config.goals), []
     standing = [member for member in outcome.front if not member.dethroned]
-    for name in costs(outcome.config.goals):
+    for cost in costs(outcome.config.goals):
+        name = cost.name
         known = [member for member in standing if member.metrics[name]]
         least = min(known, key=lambda m: float(m.metrics[name] or 0), default=best)
         most, few = best.metrics[name], least.metrics[name]
         if least.trial == best.trial or not most or not few or most == few:
             continue
-        more = CHEAPER[name].format(f"{most / few:.3g}")
-        reached = [amount(goal.name, value_of(m, goal.name)) for m in (least, best)]
+        more = cost.less.format(f"{most / few:.3g}")
+        reached = [goal.beside_name(m.reached(goal.name)) for m in (least, best)]
         found.append(
-            f"If {NAMES[name]} matter{'s' * (name not in ('macs', 'params'))} more: trial "
-            f"{least.trial} {more}, at a {NAMES[goal.name]} of {reached[0]} instead of "
+            f"If {cost.title} matter{'s' * (cost not in (MACS, PARAMS))} more: trial "
+            f"{least.trial} {more}, at a {goal.title} of {reached[0]} instead of "
             f"{reached[1]}."
         )
     return found
@@ -92,6 +60,23 @@ def exactness(outcome: RunResult) -> str:
     if sources:
         words += f"; latency is {' or '.join(sources)} for {outcome.config.device}, so not exact"
     return f"{words}."
+
+
+def how(outcome: RunResult) -> str:
+    """How candidates were judged, and what that is worth."""
+    config, declared = outcome.config, outcome.config.declaration
+    found = ", ".join(metric.title for metric in declared.metrics)
+    if config.evaluator == PROXY:
+        return (
+            f"Trained by the proxy: {config.proxy.epochs} epochs at {config.proxy.image_size} px "
+            f"on {data(outcome)}. They order architectures; they do not promise what a full "
+            "training reaches."
+        )
+    steps = f" in {declared.full} {declared.step}s" if declared.step else ", without a training"
+    return (
+        f"Judged by the evaluator {config.evaluator}: {found}{steps}. It orders architectures as "
+        "far as it can be trusted; it promises nothing of what a training reaches."
+    )
 
 
 def data(outcome: RunResult) -> str:

@@ -33,7 +33,7 @@ def to_confirm(outcome: RunResult) -> list[Job]:
     known = outcome.study.user_attrs
     return [
         (member.trial, seed)
-        for seed in range(config.seed + 1, config.seed + config.proxy.seeds)
+        for seed in range(config.seed + 1, config.seed + config.declaration.seeds)
         for member in reversed(outcome.front)  # the longest first, so that all end together
         if confirmation_key(member.trial, seed) not in known
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +11,16 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.data import DataSet
 from sret_nas.device import resolve
-from sret_nas.evaluate import ProxyEvaluator
+from sret_nas.errors import ArchitectureError, EvaluationError
+from sret_nas.evaluate import Evaluator, Work
 from sret_nas.study.config import RunConfig
 
 SAMPLE = 101
 """Architectures of which the one of median MACs is timed."""
+
+
+TRIES = 5
+"""Architectures that are timed until one can be evaluated."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +29,26 @@ class Estimate:
 
     Attributes:
         arch: The architecture that was timed: of median MACs under the budget.
-        images_per_s: Its training speed in one worker, measured.
-        images: Work that is left, in training images.
+        work: What evaluating it costs one worker, measured.
+        evaluations: What is left, in evaluations to the end.
         seconds: Wall time over all workers, if all were as fast.
     """
 
     arch: Architecture
-    images_per_s: float
-    images: int
+    work: Work
+    evaluations: float
     seconds: float
+
+    @property
+    def amount(self) -> int:
+        """What is left, in the unit of ``work``."""
+        return round(self.evaluations * self.work.amount)
 
 
 def estimate(
     config: RunConfig, data: DataSet, trials: int, confirmations: int | None = None
 ) -> Estimate:
-    """Time a few training steps and work out the rest.
+    """Time what evaluating an architecture takes and work out the rest.
 
     Bounds on latency are left out of the sample. On a CPU, torch is left with one
     thread, as in every worker.
@@ -46,20 +57,34 @@ def estimate(
         config: The run.
         data: Its data.
         trials: Candidates that are still to be tried.
-        confirmations: Trainings that then confirm the front; default those of a usual one.
+        confirmations: Evaluations that then confirm the front; default those of a usual one.
 
     Raises:
         InfeasibleError: nothing satisfies the budget.
+        EvaluationError: none of those that were timed can be evaluated.
     """
     device = resolve(config.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
     bounds = [bound for bound in config.budgets if bound.metric != "latency_ms"]
     archs = config.search_space().sample(SAMPLE, config.seed, bounds)
-    arch = sorted(archs, key=lambda arch: cost(arch).macs)[len(archs) // 2]
-    speed = ProxyEvaluator(config.proxy, data, device).images_per_second(arch)
-    images = config.proxy.search_images(trials, data)
-    if confirmations is not None:
-        images = config.proxy.search_images(trials, data, front=0)
-        images += confirmations * config.proxy.images(config.proxy.epochs, data)
-    return Estimate(arch, speed, images, images / (speed * config.workers))
+    archs = sorted(archs, key=lambda arch: cost(arch).macs)[len(archs) // 2 :]
+    arch, work = _first(config.make_evaluator()(config.proxy, data, device), archs[:TRIES])
+    declared = config.declaration
+    if confirmations is None:
+        left = declared.evaluations(trials)
+    else:
+        left = declared.evaluations(trials, front=0) + confirmations
+    seconds = left * work.amount / (work.per_second * config.workers)
+    return Estimate(arch, work, left, seconds)
+
+
+def _first(evaluator: Evaluator, archs: Sequence[Architecture]) -> tuple[Architecture, Work]:
+    """The first that can be evaluated, and what that costs."""
+    why: Exception | None = None
+    for arch in archs:
+        try:
+            return arch, evaluator.work(arch)
+        except (EvaluationError, ArchitectureError) as error:
+            why = why or error
+    raise EvaluationError(f"architectures that were to be timed failed: {why}")

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING
 from sret_nas.arch import Architecture
 from sret_nas.device import cache_folder
 from sret_nas.errors import UsageError
+from sret_nas.evaluate import Evaluation, Evaluator, Progress, Report, Work
+from sret_nas.metrics import Declaration
 
 if TYPE_CHECKING:
     import torch
-
-    from sret_nas.evaluate import Evaluator, Metrics, Report
-    from sret_nas.training import EpochResult
 
 try:
     import fcntl
@@ -95,7 +94,7 @@ def lease(device: torch.device) -> Lease:
     return Lease(f"cuda-{torch.cuda.get_device_properties(device).uuid}")
 
 
-class Leased:
+class Leased(Evaluator):
     """An evaluator that holds its device's lease while it computes.
 
     Args:
@@ -108,36 +107,44 @@ class Leased:
         self.lease = of
 
     @property
-    def rungs(self) -> tuple[int, ...]:
-        """The evaluator's."""
-        return self.evaluator.rungs
+    def declaration(self) -> Declaration:
+        """What the evaluator declares."""
+        return self.evaluator.declaration
 
     def evaluate(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
-        """Train and validate."""
+    ) -> Evaluation:
+        """Evaluate with a share of the device, which is given up after every step."""
         return self._hold(self.evaluator.evaluate, arch, seed, report)
 
     def confirm(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
-        """The same, with the test images."""
+    ) -> Evaluation:
+        """Confirm likewise."""
         return self._hold(self.evaluator.confirm, arch, seed, report)
+
+    def fits(self, arch: Architecture) -> object:
+        """Whether the evaluator can evaluate an architecture."""
+        return self.evaluator.fits(arch)
+
+    def work(self, arch: Architecture) -> Work:
+        """What the evaluator says that it costs."""
+        return self.evaluator.work(arch)
 
     def _hold(
         self,
-        work: Callable[..., Metrics],
+        work: Callable[..., Evaluation],
         arch: Architecture,
         seed: int,
         report: Report | None,
-    ) -> Metrics:
+    ) -> Evaluation:
         with ExitStack() as held:
             held.enter_context(self.lease.computing())
 
-            def after_epoch(result: EpochResult) -> bool:
+            def after_step(progress: Progress) -> bool:
                 held.close()
-                go_on = report is None or report(result)
+                go_on = report is None or report(progress)
                 held.enter_context(self.lease.computing())
                 return go_on
 
-            return work(arch, seed=seed, report=after_epoch)
+            return work(arch, seed=seed, report=after_step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
@@ -62,7 +61,6 @@ def remaining_s(outcome: RunResult, elapsed_s: float = 0.0) -> float | None:
 
 def _seconds(trial: FrozenTrial) -> float:
     """What a worker has spent on a candidate."""
-    curve: Sequence[dict[str, float]] = record(trial).curve
-    found = sum(epoch["seconds"] for epoch in curve)
-    spent: dict[str, float] = record(trial).seconds
-    return found + sum(spent.values())
+    found = record(trial)
+    beside = sum(s for name, s in found.seconds.items() if name != "training")
+    return found.training_s + beside

@@ -21,9 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas import files, pareto
 from sret_nas.arch import Architecture
+from sret_nas.metrics import LATENCY, MACS, MEMORY, PARAMS, Metric
 from sret_nas.runner.order import Order, kendall
 from sret_nas.study.config import RunConfig
-from sret_nas.study.objectives import costs, losses
+from sret_nas.study.objectives import costs, losses, quality
 from sret_nas.study.records import confirmations, record
 from sret_nas.study.retrying import left_out
 from sret_nas.study.rundir import RunDir, reported
@@ -33,7 +34,8 @@ from sret_nas.units import as_mapping
 
 FEWEST_ORDERED = 8
 """Candidates trained to the end below which no order is judged."""
-METRICS = ("val_loss", "val_accuracy", "macs", "params", "peak_bytes", "latency_ms")
+SHOWN = (MACS, PARAMS, MEMORY, LATENCY)
+"""Costs of a member, in the order of files."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,24 @@ class Confirmation:
     """A member of the front over several seeds, the search's own first.
 
     Attributes:
-        seeds: Trainings in all.
-        val_loss: Mean.
-        val_loss_std: Sample standard deviation; 0 with one seed.
-        val_accuracy: Mean.
-        test_accuracy: Mean over the confirming seeds; ``None`` without test images.
-        test_accuracy_std: Likewise, sample standard deviation.
-        failed: Reasons of trainings that failed.
+        seeds: Evaluations in all.
+        mean: By name of the metric; of a test metric over the confirming seeds alone, and
+            ``None`` without test images.
+        std: Likewise, the sample standard deviation; with one seed 0, of a test metric ``None``.
+        failed: Reasons of evaluations that failed.
     """
 
     seeds: int
-    val_loss: float
-    val_loss_std: float
-    val_accuracy: float
-    test_accuracy: float | None = None
-    test_accuracy_std: float | None = None
+    mean: dict[str, float | None]
+    std: dict[str, float | None]
     failed: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: each mean by the name of its metric, each spread with ``_std``."""
+        found: dict[str, Any] = {"seeds": self.seeds}
+        for name, mean in self.mean.items():
+            found |= {name: mean, f"{name}_std": self.std[name]}
+        return found | {"failed": self.failed}
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,11 @@ class Member:
     dethroned: bool = False
     latency: dict[str, Any] | None = None
 
+    def reached(self, name: str) -> float | None:
+        """A metric: the mean over its seeds, where it has been confirmed and that has one."""
+        means = self.confirmation.mean if self.confirmation else {}
+        return means[name] if name in means else self.metrics.get(name)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as the contract has it."""
         return {
@@ -89,10 +98,15 @@ class Member:
             "id": self.id,
             "metrics": self.metrics,
             "latency": self.latency,
-            "confirmation": self.confirmation and asdict(self.confirmation),
+            "confirmation": self.confirmation and self.confirmation.to_dict(),
             "dethroned": self.dethroned,
             "architecture": self.architecture.to_dict(),
         }
+
+
+def confirmed(metric: Metric) -> str:
+    """The column of a metric's mean over the seeds."""
+    return f"confirmed_{metric.alias or metric.name}"
 
 
 @dataclass
@@ -154,14 +168,14 @@ class RunResult:
     def seconds(self) -> dict[str, float]:
         """Where the time went.
 
-        ``total`` is wall time; ``training``, ``latency`` and ``sampling`` are sums over
-        workers; ``workers`` is the wall time of all workers together, so that
-        ``overhead`` is what of it is none of these.
+        ``total`` is wall time; ``training`` (evaluating, where nothing is trained),
+        ``latency`` and ``sampling`` are sums over workers; ``workers`` is the wall time of
+        all workers together, so that ``overhead`` is what of it is none of these.
         """
         found = {"training": 0.0, "latency": 0.0, "sampling": 0.0}
         for trial in self.trials:
-            for key, value in record(trial).seconds.items():
-                found[key] += value
+            for key in ("latency", "sampling"):
+                found[key] += record(trial).seconds.get(key, 0.0)
             found["training"] += record(trial).training_s
         for _, _, result in confirmations(self._attributes):
             found["training"] += result.get("seconds", 0.0)
@@ -178,9 +192,12 @@ class RunResult:
         return list(dict.fromkeys(named))
 
     def saving(self) -> float | None:
-        """Share of the epochs that stopping at rungs saved, against training all to the end."""
+        """Share of the steps that stopping at rungs saved, against taking all to the end.
+
+        ``None`` where the evaluator has no steps, or nothing was evaluated.
+        """
         trained = [len(record(t).curve) for t in self._trained()]
-        full = self.config.proxy.epochs * len(trained)
+        full = self.config.declaration.full * len(trained)
         return 1 - sum(trained) / full if full else None
 
     def _trained(self) -> list[FrozenTrial]:
@@ -201,19 +218,24 @@ class RunResult:
         points = [losses(goals, record(trial).metrics) for trial in trials]
         keep: Sequence[Any] = pareto.front(points).tolist() if points else []
         members = [self._member(trial) for trial, kept in zip(trials, keep, strict=True) if kept]
-        dethroned, cost = self._dethroned(members), costs(goals)[0]
+        dethroned, cost = self._dethroned(members), costs(goals)[0].name
         members = [
             Member(**{**vars(member), "dethroned": lost})
             for member, lost in zip(members, dethroned, strict=True)
         ]
         return sorted(members, key=lambda m: (m.metrics[cost] or 0, m.trial))
 
+    @property
+    def metrics(self) -> list[Metric]:
+        """Of a member: what its evaluator finds, and its costs."""
+        return [*self.config.declaration.metrics, *SHOWN]
+
     def _member(self, trial: FrozenTrial) -> Member:
         metrics = record(trial).metrics
         return Member(
             trial=trial.number,
             id=record(trial).id,
-            metrics={key: metrics.get(key) for key in METRICS},
+            metrics={key: metrics.get(key) for key in (one.name for one in self.metrics)},
             architecture=record(trial).architecture,
             confirmation=self._confirmation(trial),
             latency=record(trial).latency,
@@ -224,21 +246,20 @@ class RunResult:
         found = [value for number, _, value in every if number == trial.number]
         if not found:
             return None
-        good = [one for one in found if "val_loss" in one]
-        own = record(trial).metrics
-        val_losses = [own["val_loss"], *(one["val_loss"] for one in good)]
-        tests = [one["test_accuracy"] for one in good if one["test_accuracy"] is not None]
-        return Confirmation(
-            seeds=len(val_losses),
-            val_loss=statistics.fmean(val_losses),
-            val_loss_std=statistics.stdev(val_losses) if len(val_losses) > 1 else 0.0,
-            val_accuracy=statistics.fmean(
-                [own["val_accuracy"], *(one["val_accuracy"] for one in good)]
-            ),
-            test_accuracy=statistics.fmean(tests) if tests else None,
-            test_accuracy_std=statistics.stdev(tests) if len(tests) > 1 else None,
-            failed=tuple(one["reason"] for one in found if "reason" in one),
-        )
+        good = [one for one in found if "reason" not in one]
+        own, declared = record(trial).metrics, self.config.declaration
+        mean: dict[str, float | None] = {}
+        std: dict[str, float | None] = {}
+        for metric in declared.metrics:
+            values = [own[metric.name], *(one[metric.name] for one in good)]
+            mean[metric.name] = statistics.fmean(values)
+            std[metric.name] = statistics.stdev(values) if len(values) > 1 else 0.0
+        for metric in declared.tests:
+            tests = [one[metric.name] for one in good if one.get(metric.name) is not None]
+            mean[metric.name] = statistics.fmean(tests) if tests else None
+            std[metric.name] = statistics.stdev(tests) if len(tests) > 1 else None
+        reasons = tuple(one["reason"] for one in found if "reason" in one)
+        return Confirmation(1 + len(good), mean, std, reasons)
 
     def _dethroned(self, members: Sequence[Member]) -> list[bool]:
         if not all(member.confirmation for member in members):
@@ -246,11 +267,8 @@ class RunResult:
         confirmed = []
         for member in members:
             assert member.confirmation is not None
-            means = {
-                "val_loss": member.confirmation.val_loss,
-                "val_accuracy": member.confirmation.val_accuracy,
-            }
-            confirmed.append(losses(self.config.goals, dict(member.metrics) | means))  # type: ignore[arg-type]
+            means = member.metrics | member.confirmation.mean
+            confirmed.append(losses(self.config.goals, means))  # type: ignore[arg-type]
         return [not kept for kept in pareto.front(confirmed)] if confirmed else []
 
     def recommended(self) -> Member | None:
@@ -258,16 +276,14 @@ class RunResult:
 
         Where a latency is bounded, of those that keep the bound with their margin, if any.
         """
-        (goal,) = [goal for goal in self.config.goals if goal.trained]
+        goal = quality(self.config.goals)
 
-        def quality(member: Member) -> float:
-            source = member.confirmation and asdict(member.confirmation)
-            value = (source or member.metrics)[goal.name]
-            return goal.loss(float(value or 0.0))
+        def reached(member: Member) -> float:
+            return goal.loss(member.reached(goal.name) or 0.0)
 
         standing = [member for member in self.front if not member.dethroned]
         kept = [member for member in standing if not self._too_slow(member)]
-        return min(kept or standing, key=quality, default=None)
+        return min(kept or standing, key=reached, default=None)
 
     def _too_slow(self, member: Member) -> bool:
         """Whether its latency may exceed the bound that holds for it."""
@@ -278,19 +294,21 @@ class RunResult:
     # -- how far the proxy can be trusted ----------------------------------------------------
 
     def fidelity(self, seed: int = 0) -> list[Order]:
-        """How the first rung, the parameters and the MACs ordered the final losses.
+        """How the first rung, the parameters and the MACs ordered what was found at the end.
 
-        Over the candidates that reached the last rung: a stopped one has no final loss.
+        By what the evaluator names first, over the candidates that reached the last rung: a
+        stopped one has no final value. Empty where the evaluator has no rungs.
         Empty with fewer than ``FEWEST_ORDERED`` of them: an interval would say nothing.
         """
         trials = self.complete()
-        if len(trials) < FEWEST_ORDERED:
+        declared = self.config.declaration
+        if len(trials) < FEWEST_ORDERED or not declared.fidelities:
             return []
-        final = [record(trial).metrics["val_loss"] for trial in trials]
-        first = self.config.proxy.rungs[0]
+        goal, first = declared.quality, declared.fidelities[0]
+        final = [goal.loss(record(trial).metrics[goal.name]) for trial in trials]
         orders = {
-            f"val_loss at epoch {first}": [
-                record(trial).curve[first - 1]["val_loss"] for trial in trials
+            f"{goal.name} at {declared.step} {first}": [
+                goal.loss(record(trial).curve[first - 1][goal.name]) for trial in trials
             ],
             "params": [-record(trial).metrics["params"] for trial in trials],
             "macs": [-record(trial).metrics["macs"] for trial in trials],
@@ -345,22 +363,25 @@ class RunResult:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """The front as flat rows."""
+        """The front as flat rows; a mean is called by the short name of its metric."""
+        declared = self.config.declaration
         rows = []
         for member in self.front:
-            confirmation = asdict(member.confirmation) if member.confirmation else {}
+            seeds = member.confirmation
+            mean, std = (seeds.mean, seeds.std) if seeds else ({}, {})
+            first, *others = declared.metrics
             rows.append(
                 {"trial": member.trial, "id": member.id}
                 | member.metrics
                 | {
                     "latency_margin_ms": member.latency and member.latency["margin_ms"],
                     "latency_source": member.latency and member.latency["source"],
-                    "confirmed_loss": confirmation.get("val_loss"),
-                    "confirmed_std": confirmation.get("val_loss_std"),
-                    "confirmed_accuracy": confirmation.get("val_accuracy"),
-                    "seeds": confirmation.get("seeds", 1),
-                    "test_accuracy": confirmation.get("test_accuracy"),
-                    "dethroned": member.dethroned if confirmation else None,
+                    confirmed(first): mean.get(first.name),
+                    "confirmed_std": std.get(first.name),
+                    **{confirmed(metric): mean.get(metric.name) for metric in others},
+                    "seeds": seeds.seeds if seeds else 1,
+                    **{metric.name: mean.get(metric.name) for metric in declared.tests},
+                    "dethroned": member.dethroned if seeds else None,
                 }
             )
         return rows

@@ -103,7 +103,9 @@ def search(
         study = None if run.own_database else run.study(create=config)
         config = run.begin(config)
         study = study or run.study(create=config)
-        validation.check(run.label, study.user_attrs, study.get_trials(deepcopy=False))
+        validation.check(
+            run.label, config.declaration, study.user_attrs, study.get_trials(deepcopy=False)
+        )
         machines = [one["machine"] for one in sessions(study.user_attrs)]
         work = _Work(run, config, study, watch, _told(make, executor, data), executor=executor)
         if machines and work.session.machine not in machines:
@@ -140,8 +142,8 @@ def join(
         watch: Told of the study while the work goes on.
         make: Makes a worker in its process.
         executor: Who does the work; default this process, or processes of its own.
-        allow_code: Whether the module of the space's callable may run here, if its hash
-            agrees with that of the study.
+        allow_code: Whether modules that the study names, for its space or as its evaluator,
+            may run here, if their hashes agree with those of the study.
 
     Raises:
         ConfigError: no such study, its space needs code that may not run here, or
@@ -155,6 +157,7 @@ def join(
         refuse_other_versions(study.user_attrs.get(CONFIG) or {}, run.label)
         config = config_of(study).trusting() if allow_code else config_of(study)
     config.search_space()  # one message, rather than one a worker
+    config.make_evaluator()
     source, device = data or config.data["source"], choose(device, spread=True).name
     if workers is None:
         workers = cores() if device == "cpu" else 1
@@ -296,7 +299,7 @@ def load(
         found = run.study() if not run.has_folder else None
         config = run.config() if found is None else config_of(found)
         outcome = RunResult(run, config, run.study() if found is None else found)
-        validation.check(run.label, outcome.study.user_attrs, outcome.trials)
+        validation.check(run.label, config.declaration, outcome.study.user_attrs, outcome.trials)
         return outcome
 
 

@@ -22,11 +22,12 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.files import nearest
+from sret_nas.metrics import MACS, VAL_LOSS, Metric
 from sret_nas.runner.space_candidates import SpaceCandidates
 from sret_nas.samplers.candidates import Params, Rows
 from sret_nas.samplers.known_cost import KnownCostSampler
 from sret_nas.space import SearchSpace
-from sret_nas.study.objectives import Objective, parse
+from sret_nas.study.objectives import quality
 from sret_nas.study.records import POINT, record, write_system
 from sret_nas.study.trials import counted, interrupted
 from sret_nas.units import Budget
@@ -48,16 +49,16 @@ class _KnownCost(KnownCostSampler):
     """Ours, over the encodings of a space and the trials of a search."""
 
     def __init__(self, owner: FilteredSampler) -> None:
-        known = [i for i, goal in enumerate(owner.objectives) if not goal.trained]
+        known = [i for i, goal in enumerate(owner.objectives) if goal.known]
         super().__init__(
             known=dict.fromkeys(known, lambda _: 0.0),  # told by the candidates instead
             seed=owner.seed,
             search_space=owner.space.distributions,
         )
         self.owner = owner
-        names = [goal.name for goal in owner.objectives if not goal.trained]
+        names = [goal.name for goal in owner.objectives if goal.known]
         self.space_candidates = SpaceCandidates(owner.space, owner.limits, names)
-        (self.trained,) = (goal.name for goal in owner.objectives if goal.trained)
+        self.quality = quality(owner.objectives).name
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -73,8 +74,7 @@ class _KnownCost(KnownCostSampler):
         return counted(study.get_trials(deepcopy=False))
 
     def _curve(self, trial: FrozenTrial) -> Mapping[int, float]:
-        curve = record(trial).curve
-        return {epoch["epoch"]: epoch[self.trained] for epoch in curve}
+        return {i: step[self.quality] for i, step in enumerate(record(trial).curve, 1)}
 
     def _acceptable(self, row: Rows) -> bool:
         arch = self.space_candidates.decode(row)
@@ -174,7 +174,7 @@ class FilteredSampler(BaseSampler):
         seed: int = 0,
         accepts: Callable[[Architecture], str | None] = lambda _: None,
         first: Sequence[Architecture] = (),
-        objectives: Sequence[Objective] | None = None,
+        objectives: Sequence[Metric] | None = None,
     ) -> None:
         self.space = space
         self.budgets = [b for b in budgets if b.metric != "latency_ms"]
@@ -183,7 +183,7 @@ class FilteredSampler(BaseSampler):
         self.seed = seed
         self.accepts = accepts
         self.first = [arch for arch in first if arch in space]
-        self.objectives = tuple(objectives or parse(("val_loss", "macs")))
+        self.objectives = tuple(objectives or (VAL_LOSS, MACS))
         self.rejected: dict[str, int] = {}
         # Kept from proposal to proposal for what it has computed; nothing else hangs on that.
         self.known_cost: BaseSampler | None = (

@@ -20,7 +20,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.arch import Architecture
-from sret_nas.errors import ArchitectureError, InfeasibleError, SretNasError, TrainingError
+from sret_nas.errors import ArchitectureError, EvaluationError, InfeasibleError, SretNasError
 from sret_nas.runner import constraints, crashes
 from sret_nas.runner.comparison import Comparer, Rival
 from sret_nas.runner.confirmation import Confirmations, confirming_s, to_confirm
@@ -40,6 +40,8 @@ from sret_nas.study.records import (
     OWNER,
     confirmation_key,
     record,
+    result_of,
+    step_of,
     write,
     write_metrics,
     write_system,
@@ -51,10 +53,9 @@ from sret_nas.study.trials import counted, finish, hand_back, interrupted, retur
 from sret_nas.units import Budget
 
 if TYPE_CHECKING:
-    from sret_nas.evaluate import Evaluator
-    from sret_nas.training import EpochResult
+    from sret_nas.evaluate import Evaluator, Progress
+    from sret_nas.metrics import Declaration
 
-CURVE = ("epoch", "train_loss", "val_loss", "val_accuracy", "seconds", "images")
 MEASURED = (TrialState.RUNNING, TrialState.COMPLETE)
 """States of trials that others are compared with: one that is given back is tried again."""
 Asked = tuple[optuna.Trial, Architecture, dict[str, float]]
@@ -105,8 +106,7 @@ class Worker:
         config: What was asked for.
         study: The study, with the worker's own connection.
         space: The search space.
-        evaluator: Trains candidates.
-        fits: Whether an architecture exists at the evaluator's scale.
+        evaluator: Judges candidates.
         stop: Whether to come to an end; asked after every epoch and before every proposal.
         clock: Tells latencies; needed where a bound or an objective is one.
         comparer: Measures the latency of what was trained to the end; else it stays as
@@ -121,7 +121,6 @@ class Worker:
     study: optuna.Study
     space: SearchSpace
     evaluator: Evaluator
-    fits: Callable[[Architecture], object]
     stop: Callable[[], bool]
     clock: Clock | None = None
     comparer: Comparer | None = None
@@ -132,7 +131,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.who: WorkerId = me(self.slot.team)
         self.goals = self.config.goals
-        self.known = Feasibility(self.config, self.fits, self.clock)
+        self.known = Feasibility(self.config, self.evaluator.fits, self.clock)
         self.heartbeat = Heartbeat(self.config.heartbeat_s)
         one_machine = self.run.address.kind == "sqlite"
         self.monitor = HeartbeatMonitor(self.who.name, self.config.heartbeat_s, one_machine)
@@ -160,6 +159,11 @@ class Worker:
         )
         self.sampler.began = self._began
         self.study.sampler = self.sampler
+
+    @property
+    def declared(self) -> Declaration:
+        """What its evaluator declares."""
+        return self.evaluator.declaration
 
     def work(self) -> None:
         """The whole of it: candidates until there are enough, then the front's confirmation."""
@@ -400,24 +404,23 @@ class Worker:
     def _train(self, trial: optuna.Trial, arch: Architecture, metrics: dict[str, float]) -> None:
         curve: list[dict[str, Any]] = []
 
-        def after_epoch(result: EpochResult) -> bool:
-            curve.append({key: getattr(result, key) for key in CURVE})
+        def after_step(progress: Progress) -> bool:
+            curve.append(step_of(self.declared, progress))
             write(trial, curve=curve)
             self.watch()
-            rungs = self.evaluator.rungs
             go_on = True
-            if result.epoch in rungs[:-1]:
-                go_on = self._promising(trial, metrics | vars(result), result.epoch)
-            if go_on and result.epoch < rungs[-1] and (self.stop() or self._late()):
+            if progress.step in self.declared.fidelities[:-1]:
+                go_on = self._promising(trial, metrics | curve[-1], progress.step)
+            if go_on and progress.step < self.declared.full and (self.stop() or self._late()):
                 raise Stopped
             return go_on
 
         try:
-            found = self.evaluator.evaluate(arch, seed=self.config.seed, report=after_epoch)
+            found = self.evaluator.evaluate(arch, seed=self.config.seed, report=after_step)
         except Stopped:
             self._give("stopped")
             return
-        except (TrainingError, ArchitectureError) as error:
+        except (EvaluationError, ArchitectureError) as error:
             reason = getattr(error, "reason", "impossible")
             if self.slot.shared and reason == "out of memory":
                 self._left = self.slot.guest  # one fewer may leave room for the others
@@ -429,8 +432,11 @@ class Worker:
         if found.why_eager:
             write(trial, eager=found.why_eager)
             self._say_why_eager(found.why_eager)
-        reached = {"val_loss": found.val_loss, "val_accuracy": found.val_accuracy}
-        to_the_end = found.epochs == self.evaluator.rungs[-1]
+        if not found.curve:
+            spent = record(trial).seconds
+            write(trial, seconds=spent | {"training": found.seconds})
+        reached = {one.name: found.metrics[one.name] for one in self.declared.metrics}
+        to_the_end = found.step == self.declared.full
         if to_the_end:
             reached |= self._measured(trial, arch, metrics)
         metrics |= reached
@@ -495,8 +501,8 @@ class Worker:
 
     def _at_rung(self, metrics: dict[str, Any]) -> RungResult:
         goals = self.goals
-        (loss,) = [goal.loss(metrics[goal.name]) for goal in goals if goal.trained]
-        costs = tuple(goal.loss(metrics[goal.name]) for goal in goals if not goal.trained)
+        (loss,) = [goal.loss(metrics[goal.name]) for goal in goals if not goal.known]
+        costs = tuple(goal.loss(metrics[goal.name]) for goal in goals if goal.known)
         return RungResult(loss, costs)
 
     # -- confirming --------------------------------------------------------------------------
@@ -526,17 +532,17 @@ class Worker:
         (trial,) = [t for t in self.study.get_trials(deepcopy=False) if t.number == number]
         arch = record(trial).architecture
 
-        def after_epoch(_: EpochResult) -> bool:
+        def after_step(_: Progress) -> bool:
             self.watch()
             if self.stop():
                 raise Stopped
             return True
 
         try:
-            found = self.evaluator.confirm(arch, seed=seed, report=after_epoch)
+            found = self.evaluator.confirm(arch, seed=seed, report=after_step)
         except Stopped:
             return
-        except TrainingError as error:
+        except EvaluationError as error:
             if self.slot.guest and error.reason == "out of memory":
                 self._left = True
                 return
@@ -544,7 +550,6 @@ class Worker:
         else:
             if found.why_eager:
                 self._say_why_eager(found.why_eager)
-            keys = ("val_loss", "val_accuracy", "test_loss", "test_accuracy", "seconds")
-            result = {key: getattr(found, key) for key in keys}
+            result = result_of(self.declared, found)
         with reported(self.run.label):
             self.study.set_user_attr(confirmation_key(number, seed), result)

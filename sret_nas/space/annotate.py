@@ -8,8 +8,8 @@ from pathlib import Path
 from sret_nas import files
 from sret_nas.space.bundled import bundled
 from sret_nas.space.space import SearchSpace
-from sret_nas.space.transform import Allow
 from sret_nas.units import format_count, format_quantity
+from sret_nas.usercode import Allow
 
 
 def annotated(source: str | Path, allow_code: Allow = False) -> str:

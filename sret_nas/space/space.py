@@ -28,6 +28,7 @@ from sret_nas.space.grammar import SpaceFile
 from sret_nas.space.sampling import Draws
 from sret_nas.space.size import Count, count_distinct
 from sret_nas.units import Budget, parse_budgets
+from sret_nas.usercode import Allow
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -91,7 +92,7 @@ class SearchSpace:
         self,
         file: SpaceFile,
         folder: Path | None = None,
-        allow_code: transform.Allow = False,
+        allow_code: Allow = False,
         code: str | None = None,
     ) -> None:
         self.file = file
@@ -101,7 +102,7 @@ class SearchSpace:
         self.folder = folder
         changes = None
         if file.callable:
-            changes = transform.load(file.callable, folder, allow_code, code)
+            changes = transform.code(file.callable, folder).load(allow_code, code)
         self.encodings = Encodings(self.coding, changes, file.callable)
         if changes is not None:
             self.decode_many(self.coding.random_codes(16, np.random.default_rng(0)))
@@ -110,7 +111,7 @@ class SearchSpace:
     def load(
         cls,
         source: SearchSpace | str | Path | Mapping[str, Any],
-        allow_code: transform.Allow = False,
+        allow_code: Allow = False,
     ) -> SearchSpace:
         """A space from the name of a bundled one, a YAML or JSON file, or a mapping.
 

@@ -16,14 +16,16 @@ from packaging.version import InvalidVersion, Version
 from pydantic import Field, PrivateAttr
 
 import sret_nas
-from sret_nas import files
+from sret_nas import evaluate, files
 from sret_nas.device import AUTO
 from sret_nas.errors import ConfigError, UsageError
+from sret_nas.metrics import Declaration, Metric
 from sret_nas.proxy import PRESETS, Proxy
 from sret_nas.space import SearchSpace, transform
 from sret_nas.space.grammar import SpaceFile
-from sret_nas.study.objectives import Objective, parse
+from sret_nas.study.objectives import parse
 from sret_nas.units import Budget, parse_budgets
+from sret_nas.usercode import Code
 
 RECORDED = ("torch", "timm", "optuna", "numpy")
 """Packages whose versions are written down."""
@@ -39,6 +41,11 @@ class RunConfig(files.Record):
             content runs, and only in a configuration made by ``trusting``.
         budget: As written, e.g. ``4GFLOPs``.
         objectives: Metric names.
+        evaluator: Name of the evaluator, or ``module:name``.
+        evaluator_folder: Where that module is looked for first.
+        evaluator_code: Hash of that module; ``None`` for evaluators of this package. Only a
+            module of that content runs, and only in a configuration made by ``trusting``.
+        declared: What the evaluator declares; ``None`` for the proxy, which says it itself.
         data: Name or path, and the content hash of the splits.
         images: What of the data is used: ``DataSet.describe``.
         proxy: The whole proxy.
@@ -66,6 +73,10 @@ class RunConfig(files.Record):
     space_code: str | None = None
     budget: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ("val_loss", "macs")
+    evaluator: str = evaluate.PROXY
+    evaluator_folder: str | None = None
+    evaluator_code: str | None = None
+    declared: Declaration | None = None
     data: dict[str, str]
     images: dict[str, Any] = Field(default_factory=dict)
     proxy: Proxy
@@ -86,7 +97,7 @@ class RunConfig(files.Record):
     _accept_versions: bool = PrivateAttr(default=False)
 
     def trusting(self) -> RunConfig:
-        """The same with leave to run the module of the space's callable, if its hash agrees."""
+        """The same with leave to run the modules that it names, if their hashes agree."""
         config = self.model_copy()
         config._allow_code = True
         return config
@@ -103,9 +114,14 @@ class RunConfig(files.Record):
         return parse_budgets(self.budget)
 
     @property
-    def goals(self) -> tuple[Objective, ...]:
+    def declaration(self) -> Declaration:
+        """What the evaluator finds, at which fidelities."""
+        return self.declared or self.proxy.declaration
+
+    @property
+    def goals(self) -> tuple[Metric, ...]:
         """The objectives."""
-        return parse(self.objectives)
+        return parse(self.objectives, self.declaration)
 
     @property
     def latency_batches(self) -> list[int]:
@@ -171,11 +187,29 @@ class RunConfig(files.Record):
     def _folder(self) -> Path | None:
         return Path(self.space_folder) if self.space_folder else None
 
+    def make_evaluator(self) -> evaluate.Make:
+        """What makes the evaluator, in any process.
+
+        Raises:
+            ConfigError: its module is not here, has changed since the run began, or may
+                not run.
+        """
+        return evaluate.load(
+            self.evaluator, self._evaluator_folder, self._allow_code, self.evaluator_code or ""
+        )
+
     @property
-    def code(self) -> tuple[str, Path] | None:
-        """The space's callable and the file of its module, which is not run."""
+    def _evaluator_folder(self) -> Path | None:
+        return Path(self.evaluator_folder) if self.evaluator_folder else None
+
+    @property
+    def code(self) -> list[Code]:
+        """What of a user's it would run: the space's callable, the evaluator."""
         name = self.space.get("callable")
-        return None if name is None else (str(name), transform.source(str(name), self._folder))
+        found = [] if name is None else [transform.code(str(name), self._folder)]
+        if not evaluate.is_own(self.evaluator):
+            found.append(evaluate.code_of(self.evaluator, self._evaluator_folder))
+        return found
 
     def identity(self) -> dict[str, Any]:
         """What may not differ when a run is continued."""
@@ -185,6 +219,8 @@ class RunConfig(files.Record):
             "space": self.space,
             **({"callable": self.space_code} if self.space_code else {}),
             **({"latency": list(unusual)} if unusual else {}),
+            **({} if self.evaluator == evaluate.PROXY else {"evaluator": self.evaluator}),
+            **({"evaluator code": self.evaluator_code} if self.evaluator_code else {}),
             "budget": sorted(budget.exact for budget in self.budgets),
             "objectives": list(self.objectives),
             "data": self.data["fingerprint"],
@@ -264,7 +300,7 @@ def _short(value: Any) -> str:
 def code_of(space: SearchSpace) -> str | None:
     """Hash of the module of a space's callable; ``None`` without one."""
     name = space.file.callable
-    return None if name is None else transform.digest(transform.source(name, space.folder))
+    return None if name is None else transform.code(name, space.folder).digest()
 
 
 def versions() -> dict[str, str]:

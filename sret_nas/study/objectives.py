@@ -1,131 +1,71 @@
-"""What a search optimises: names, directions, units."""
+"""What a search optimises: metrics by name, those that are found and those that are known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
 
 from sret_nas.errors import UsageError
 from sret_nas.files import nearest
-from sret_nas.units import format_quantity
-
-TITLES = {
-    "val_loss": "validation loss (nats)",
-    "val_accuracy": "validation accuracy (share)",
-    "macs": "MACs",
-    "params": "parameters",
-    "latency_ms": "latency (ms)",
-    "peak_bytes": "peak memory (bytes)",
-}
-"""Metrics as people read them, with their units."""
-SHORT = {
-    "val_loss": "val loss",
-    "val_accuracy": "val acc",
-    "macs": "MACs",
-    "params": "params",
-    "latency_ms": "ms",
-    "peak_bytes": "memory",
-}
-"""The same as headings of narrow columns and axes."""
+from sret_nas.metrics import COSTS, MACS, Declaration, Metric
 
 
-@dataclass(frozen=True)
-class Objective:
-    """One objective of a study.
-
-    Attributes:
-        name: Its metric, with the unit in the name.
-        direction: As Optuna says it.
-        trained: Whether it comes from training; the others are known before.
-    """
-
-    name: str
-    direction: Literal["minimize", "maximize"]
-    trained: bool = False
-
-    @property
-    def title(self) -> str:
-        """What it is called where people look: with its unit."""
-        return TITLES[self.name]
-
-    def loss(self, value: float) -> float:
-        """The value as something to minimise."""
-        return value if self.direction == "minimize" else -value
-
-
-OBJECTIVES = {
-    objective.name: objective
-    for objective in (
-        Objective("val_loss", "minimize", trained=True),
-        Objective("val_accuracy", "maximize", trained=True),
-        Objective("macs", "minimize"),
-        Objective("params", "minimize"),
-        Objective("latency_ms", "minimize"),
-        Objective("peak_bytes", "minimize"),
-    )
-}
-ALIASES = {
-    "loss": "val_loss",
-    "accuracy": "val_accuracy",
-    "latency": "latency_ms",
-    "memory": "peak_bytes",
-}
-
-
-def quality(objectives: Sequence[Objective]) -> Objective:
-    """The one that comes from training."""
-    (found,) = [objective for objective in objectives if objective.trained]
+def quality(objectives: Sequence[Metric]) -> Metric:
+    """The one that is found by evaluating."""
+    (found,) = [objective for objective in objectives if not objective.known]
     return found
 
 
-def costs(objectives: Sequence[Objective]) -> list[str]:
-    """Metrics of the others, in the run's order; MACs where quality alone is sought."""
-    return [objective.name for objective in objectives if not objective.trained] or ["macs"]
+def costs(objectives: Sequence[Metric]) -> list[Metric]:
+    """The others, in the run's order; MACs where quality alone is sought."""
+    return [objective for objective in objectives if objective.known] or [MACS]
 
 
-def format_metric(name: str, value: float) -> str:
-    """A value for people, with its unit where its form does not tell.
-
-    Example:
-        >>> format_metric("val_accuracy", 0.8125), format_metric("latency_ms", 2.0)
-        ('81.25%', '2 ms')
-    """
-    if name == "val_loss":
-        return f"{value:.4f}"
-    if name == "val_accuracy":
-        return f"{value:.2%}"
-    return format_quantity(name, value)
+def default(declared: Declaration) -> tuple[str, ...]:
+    """What is optimised where nothing is said: what the evaluator names first, and MACs."""
+    return declared.quality.name, MACS.name
 
 
-def parse(names: Sequence[str]) -> tuple[Objective, ...]:
-    """Objectives by name; ``loss``, ``accuracy``, ``latency``, ``memory`` are short for theirs.
+def parse(names: Sequence[str], declared: Declaration) -> tuple[Metric, ...]:
+    """Objectives by name or alias, e.g. ``loss``, ``accuracy``, ``latency``, ``memory``.
+
+    Args:
+        names: As given.
+        declared: What the evaluator finds.
 
     Raises:
-        UsageError: unknown, twice, or none that is trained.
+        UsageError: unknown, twice, or not exactly one that the evaluator finds.
     """
-    known = [*OBJECTIVES, *ALIASES]
-    found: list[Objective] = []
+    allowed = [*declared.metrics, *COSTS]
+    by_word = {word: metric for metric in allowed for word in _words(metric)}
+    known = [metric.name for metric in allowed] + [m.alias for m in allowed if m.alias]
+    found: list[Metric] = []
     for name in names:
-        key = ALIASES.get(name, name)
-        if key not in OBJECTIVES:
+        if name not in by_word:
             guess = nearest(name, known)
             raise UsageError(
                 f"objectives: given '{name}'" + (f"; did you mean '{guess}'?" if guess else ""),
                 f"allowed: {', '.join(known)}",
             )
-        if OBJECTIVES[key] in found:
+        if by_word[name] in found:
             raise UsageError(f"objectives: '{name}' is given twice")
-        found.append(OBJECTIVES[key])
-    if sum(objective.trained for objective in found) != 1:
+        found.append(by_word[name])
+    if sum(not objective.known for objective in found) != 1:
+        evaluated = " or ".join(metric.name for metric in declared.metrics)
+        first = declared.quality.alias or declared.quality.name
         raise UsageError(
-            "objectives: one of them must be trained, val_loss or val_accuracy; "
-            f"given {', '.join(names) or 'none'}",
-            "e.g. --objectives loss,macs",
+            f"objectives: one of them must be {'trained' if declared.step else 'evaluated'}, "
+            f"{evaluated}; given {', '.join(names) or 'none'}",
+            f"e.g. --objectives {first},macs",
         )
     return tuple(found)
 
 
-def losses(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> list[float]:
+def _words(metric: Metric) -> Iterator[str]:
+    yield metric.name
+    if metric.alias:
+        yield metric.alias
+
+
+def losses(objectives: Sequence[Metric], metrics: Mapping[str, float]) -> list[float]:
     """The objectives of one candidate, all to minimise."""
     return [objective.loss(metrics[objective.name]) for objective in objectives]

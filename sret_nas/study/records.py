@@ -15,6 +15,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import BaseTrial
 
 from sret_nas.arch import Architecture
+from sret_nas.evaluate import Evaluation, Progress
+from sret_nas.metrics import Declaration
 
 OWNER, BEAT, CLAIMED, POINT = "owner", "beat", "confirmed", "point"
 """System attributes: who holds a trial, its sign of life, whether its claim has won, its place in
@@ -29,10 +31,10 @@ class Fields(TypedDict, total=False):
 
     Attributes:
         metrics: By name: costs before the training, what it reached after it.
-        curve: One mapping an epoch: ``epoch``, ``train_loss``, ``val_loss``, ``val_accuracy``,
-            ``seconds``, ``images``.
+        curve: One mapping a step of the evaluation: which (for a training: ``epoch``), what its
+            evaluator declares by step, ``seconds``, ``images``.
         latency: Of ``metrics["latency_ms"]``: ``ms``, ``margin_ms``, ``source``, ``warning``.
-        seconds: Of ``sampling`` and ``latency``; training has its own in the curve.
+        seconds: Of ``sampling`` and ``latency``; ``training`` where no curve has its own.
         rejected: Proposals that were rejected before this one, by reason.
         interrupted: Why it does not count (see ``trials``).
         cause: Of a crash.
@@ -96,13 +98,15 @@ class TrialRecord:
 
     @property
     def curve(self) -> list[dict[str, Any]]:
-        """Its epochs so far."""
+        """Its steps so far, e.g. epochs."""
         return self._user.get("curve") or []
 
     @property
     def training_s(self) -> float:
-        """Seconds of its epochs."""
-        return sum(float(epoch["seconds"]) for epoch in self.curve)
+        """Seconds of its evaluation so far, a training or not."""
+        if self.curve:
+            return sum(float(step["seconds"]) for step in self.curve)
+        return float(self.seconds.get("training", 0.0))
 
     @property
     def latency(self) -> dict[str, Any] | None:
@@ -111,7 +115,7 @@ class TrialRecord:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of what is not training."""
+        """Of what is not in the curve."""
         return self._user.get("seconds") or {}
 
     @property
@@ -205,6 +209,26 @@ def write_metrics(trial: optuna.Trial, metrics: dict[str, float], shown: Mapping
 def write_system(storage: BaseStorage, trial_id: int, key: str, value: Any) -> None:
     """Write one of ``OWNER``, ``BEAT``, ``CLAIMED`` and ``POINT``."""
     storage.set_trial_system_attr(trial_id, key, value)
+
+
+def step_of(declared: Declaration, progress: Progress) -> dict[str, Any]:
+    """An entry of a curve."""
+    return {
+        declared.step: progress.step,
+        **progress.metrics,
+        "seconds": progress.seconds,
+        "images": progress.images,
+    }
+
+
+def result_of(declared: Declaration, found: Evaluation) -> dict[str, Any]:
+    """What is written of a confirmation that came to its end."""
+    return {
+        **{metric.name: found.metrics[metric.name] for metric in declared.metrics},
+        **{metric.name: None for metric in declared.tests},
+        **found.tests,
+        "seconds": found.seconds,
+    }
 
 
 # -- confirmations, which are attributes of the study ----------------------------------------

@@ -6,12 +6,14 @@ Anybody can write into a database; what was changed there is named in one line.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from sret_nas.errors import ConfigError
+from sret_nas.metrics import Declaration
 from sret_nas.study.records import CONFIRMATION
 
 
@@ -19,20 +21,11 @@ class _Record(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Epoch(_Record):
-    epoch: int
-    train_loss: float | None = None
-    val_loss: float
-    val_accuracy: float
-    seconds: float
-    images: int = 0
-
-
 class _Trial(_Record):
     id: str | None = None
     architecture: dict[str, Any] | None = None
     metrics: dict[str, float | None] = {}
-    curve: list[_Epoch] = []
+    curve: list[dict[str, Any]] = []
     seconds: dict[Literal["sampling", "latency", "training"], float] = {}
     rejected: dict[str, int] = {}
     interrupted: str | None = None
@@ -40,17 +33,9 @@ class _Trial(_Record):
     error: str | None = None
 
 
-class _Metrics(_Record):
-    val_loss: float
-    val_accuracy: float
-    macs: float
-    params: float
-
-
 class _Complete(_Trial):
     id: str
     architecture: dict[str, Any]
-    curve: list[_Epoch]
 
 
 class _Session(_Record):
@@ -60,53 +45,75 @@ class _Session(_Record):
     machine: str = ""
 
 
-class _Confirmed(_Record):
-    reason: str | None = None
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
-    seconds: float = 0.0
-
-
 class _Latency(_Record):
     median_ms: float
 
 
-ATTRIBUTES: dict[str, type[BaseModel]] = {
-    "session:": _Session,
-    CONFIRMATION: _Confirmed,
-    "latency:": _Latency,
-}
-"""Of a study, by how their names begin."""
+@dataclass(frozen=True)
+class _Kinds:
+    """Records that depend on what the evaluator declares."""
+
+    step: type[BaseModel]
+    metrics: type[BaseModel]
+    confirmed: type[BaseModel]
+
+    @classmethod
+    def of(cls, declared: Declaration) -> _Kinds:
+        found: dict[str, Any] = {metric.name: (float, ...) for metric in declared.metrics}
+        beside: dict[str, Any] = {one.name: (float | None, None) for one in declared.progress}
+        again = {one.name: (float | None, None) for one in (*declared.metrics, *declared.tests)}
+        own: dict[str, Any] = {declared.step: (int, ...)} if declared.step else {}
+        own |= beside | found | {"seconds": (float, ...), "images": (int, 0)}
+        known: dict[str, Any] = {"macs": (float, ...), "params": (float, ...)}
+        fields: dict[str, Any] = {"reason": (str | None, None), **again, "seconds": (float, 0.0)}
+        return cls(
+            create_model("_Step", __base__=_Record, **own),
+            create_model("_Metrics", __base__=_Record, **found, **known),
+            create_model("_Confirmed", __base__=_Record, **fields),
+        )
 
 
-def check(label: str, attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> None:
+def check(
+    label: str,
+    declared: Declaration,
+    attributes: Mapping[str, Any],
+    trials: Sequence[FrozenTrial],
+) -> None:
     """Check what is read of a study later.
 
     Args:
         label: What the run is called.
+        declared: What its evaluator declares.
         attributes: The study's.
         trials: Ours alone.
 
     Raises:
         ConfigError: with the first thing that is broken.
     """
-    for problem in _problems(attributes, trials):
+    for problem in _problems(_Kinds.of(declared), bool(declared.step), attributes, trials):
         raise ConfigError(f"{label}: broken: {problem}", "somebody changed it; restore a copy")
 
 
-def _problems(attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> Iterator[str]:
+def _problems(
+    kinds: _Kinds, steps: bool, attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]
+) -> Iterator[str]:
     for trial in trials:
         complete = trial.state == TrialState.COMPLETE
         found = trial.user_attrs
         kind: type[BaseModel] = _Complete if complete else _Trial
-        yield from _wrong(f"trial {trial.number}", kind, found)
+        broken = list(_wrong(f"trial {trial.number}", kind, found))
+        yield from broken
+        for i, step in enumerate([] if broken else found.get("curve", [])):
+            yield from _wrong(f"trial {trial.number} curve {i}", kinds.step, step)
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            yield from _wrong(f"trial {trial.number} metrics", _Metrics, found.get("metrics"))
-        if complete and not found.get("curve"):
+            yield from _wrong(f"trial {trial.number} metrics", kinds.metrics, found.get("metrics"))
+        if complete and steps and not found.get("curve"):
             yield f"trial {trial.number} curve: it is empty"
+    known: dict[str, type[BaseModel]] = {
+        "session:": _Session, CONFIRMATION: kinds.confirmed, "latency:": _Latency,
+    }  # fmt: skip
     for key, value in attributes.items():
-        for prefix, record in ATTRIBUTES.items():
+        for prefix, record in known.items():
             if key.startswith(prefix):
                 yield from _wrong(key, record, value)
                 if prefix == "session:" and not isinstance(value.get("from"), int | float):

@@ -25,7 +25,8 @@ import psycopg  # noqa: F401 (so that no worker waits for it)
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import SretNasError, TrainingError
-from sret_nas.evaluate import Metrics, Report, TableEvaluator
+from sret_nas.evaluate import Evaluation, Report
+from sret_nas.evaluators.table import TableEvaluator
 from sret_nas.noise import quiet_libraries
 from sret_nas.runner.executors.local import Stop
 from sret_nas.runner.slots import Slot
@@ -57,7 +58,7 @@ class Table(TableEvaluator):
 
     def epochs(self, arch: Architecture, seed: int) -> Iterator[EpochResult]:
         """One after the other, each after its time."""
-        for epoch in range(1, self.rungs[-1] + 1):
+        for epoch in range(1, self.declaration.full + 1):
             time.sleep(self.epoch_s)
             if epoch == 2 and chance(arch.id) < 0.1:
                 raise _NotFiniteError("epoch 2: the training loss is nan")
@@ -66,7 +67,7 @@ class Table(TableEvaluator):
 
     def evaluate(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
-    ) -> Metrics:
+    ) -> Evaluation:
         """As the table has it, between two notes."""
         self.note("begin", arch.id, seed)
         found = super().evaluate(arch, seed=seed, report=report)
@@ -116,7 +117,6 @@ def work(order: dict[str, Any]) -> int:
             study=study,
             space=config.search_space(),
             evaluator=Table(config.proxy.rungs, order["epoch_s"], Path(order["log"])),
-            fits=lambda _: None,
             stop=Stop(SimpleNamespace(is_set=lambda: stopped["yes"]), None),
             slot=Slot("cpu"),
         )

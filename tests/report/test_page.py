@@ -15,11 +15,11 @@ from optuna.trial import TrialState
 from sret_nas import report
 from sret_nas.cost import cost
 from sret_nas.errors import SretNasError
+from sret_nas.metrics import PARAMS, VAL_ACCURACY
 from sret_nas.report import charts, notes, plots, words
 from sret_nas.report.known import Reference
 from sret_nas.report.page import command, page
 from sret_nas.runner import RunResult, load
-from sret_nas.study.objectives import TITLES
 from sret_nas.study.rundir import RunDir
 
 MARKUP = "<script>alert(1)</script><b>&"
@@ -69,7 +69,7 @@ def test_the_answer_comes_first(usual_page: tuple[RunResult, str]) -> None:
     answer = shown[shown.index("Recommended architecture") : shown.index("No other candidate")]
     assert f"Trial {best.trial}" in answer
     loss = best.confirmation
-    assert f"{loss.val_loss:.4f} ± {loss.val_loss_std:.4f}" in answer
+    assert f"{loss.mean['val_loss']:.4f} ± {loss.std['val_loss']:.4f}" in answer
     assert f"architectures/{best.trial:03d}.yaml" in answer
     assert "sret_nas.create_model(arch)" in answer
 
@@ -274,37 +274,38 @@ def test_everything_shown_follows_the_objectives(runs: Any, goals: tuple[str, ..
     assert best is not None
     titles = re.findall(r'<th scope="col">([^<]*)</th>', text[text.index('class="rows"') :])
     tiles = re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)<small>", text)
-    for i, name in enumerate(goals):
-        assert titles[1 + i] == words.NAMES[name]  # after the trial
-        assert tiles[i][0].lower() == words.NAMES[name].lower()
-        assert tiles[i][1] == words.reached(made, best, name)
+    sought = made.config.goals
+    for i, goal in enumerate(sought):
+        assert titles[1 + i] == goal.title  # after the trial
+        assert tiles[i][0].lower() == goal.title.lower()
+        assert tiles[i][1] == words.reached(made, best, goal)
         for member in made.front:  # on a phone each value stands beside its name
-            value = words.reached(made, member, name)
-            assert f'<td data-name="{words.NAMES[name]}">{value}</td>' in text
-    costs = [name for name in goals if not name.startswith("val_")]
+            value = words.reached(made, member, goal)
+            assert f'<td data-name="{goal.title}">{value}</td>' in text
+    costs = [goal for goal in sought if goal.known]
     assert text.count('<div class="chart" ') == len(costs)
-    for name in costs:
-        assert f"If {words.NAMES[name]} matter" in shown
-    assert f"at a {words.NAMES[goals[0]]} of" in shown
+    for goal in costs:
+        assert f"If {goal.title} matter" in shown
+    assert f"at a {sought[0].title} of" in shown
     assert "If MACs matter" not in shown
     assert "The strip below" not in shown
     note = notes.of_study(made)
-    for name in goals:
-        assert f"{words.NAMES[name]} {words.reached(made, best, name)}" in note
+    for goal in sought:
+        assert f"{goal.title} {words.reached(made, best, goal)}" in note
     for told in (shown, note):
         assert ("latency is measured for cpu, so not exact" in told) == ("latency_ms" in goals)
         assert "exact." not in told.replace("so not exact.", "")
     assert [name for name in plots.of_study(made) if name.startswith("front-")] == [
-        f"front-{name}" for name in costs
+        f"front-{goal.name}" for goal in costs
     ]
 
 
 def test_curves_and_stages_follow_the_objectives(runs: Any) -> None:
     made = runs.outcome(3, objectives=("val_accuracy", "params"))
     found = plots.of_study(made)
-    assert found["learning-curves"]["layout"]["yaxis"]["title"]["text"] == TITLES["val_accuracy"]
+    assert found["learning-curves"]["layout"]["yaxis"]["title"]["text"] == VAL_ACCURACY.label
     assert {0.5, None} == {y for t in found["learning-curves"]["data"] for y in t["y"]}
-    assert found["cost-by-stage"]["layout"]["yaxis"]["title"]["text"] == TITLES["params"]
+    assert found["cost-by-stage"]["layout"]["yaxis"]["title"]["text"] == PARAMS.label
     member = made.front[0]
     heights = [trace["y"][0] for trace in found["cost-by-stage"]["data"]]
     assert sum(heights) == cost(member.architecture).params

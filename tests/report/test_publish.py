@@ -141,7 +141,8 @@ def test_a_note_says_what_a_trial_is(on_disk: Shown) -> None:
     assert found is not None
     for words in (
         f"`{arch.id}`", f"MACs: **{member.metrics['macs']:,}**", "of the budget of 2M MACs",
-        f"{found.val_loss:.4f} ± {found.val_loss_std:.4f}", "Learning curve, last values",
+        f"{found.mean['val_loss']:.4f} ± {found.std['val_loss']:.4f}",
+        "Learning curve, last values",
         "slices by loop", f"RUN#{member.trial}", "![the architecture](/artifacts/",
     ):  # fmt: skip
         assert words in note, words

@@ -13,7 +13,7 @@ import pytest
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
-from sret_nas.evaluate import TableEvaluator
+from sret_nas.evaluators.table import TableEvaluator
 from sret_nas.proxy import Proxy
 from sret_nas.runner.worker import Worker
 from sret_nas.space import Clock, SearchSpace
@@ -53,6 +53,16 @@ def curve(arch: Architecture, seed: int) -> Iterator[EpochResult]:
         yield EpochResult(epoch, loss, loss, 1 / (1 + loss), 0.5, 64)
 
 
+class Table(TableEvaluator):
+    """The table, where not everything may fit."""
+
+    def __init__(
+        self, rungs: Sequence[int], table: Curve, fits: Callable[[Architecture], object]
+    ) -> None:
+        super().__init__(rungs, table, lambda *_: (0.5, 0.75))
+        self.fits = fits  # type: ignore[method-assign]
+
+
 @dataclass
 class Lab:
     """Runs that cost no training."""
@@ -88,8 +98,7 @@ class Lab:
             config=config,
             study=self.study(config) if study is None else study,
             space=config.search_space(),
-            evaluator=TableEvaluator(config.proxy.rungs, table, lambda *_: (0.5, 0.75)),
-            fits=fits,
+            evaluator=Table(config.proxy.rungs, table, fits),
             stop=stop,
             clock=clock,
         )

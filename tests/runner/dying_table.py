@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
-from sret_nas.evaluate import TableEvaluator
+from sret_nas.evaluators.table import TableEvaluator
 from sret_nas.runner.executors.local import Stop
 from sret_nas.runner.slots import Slot
 from sret_nas.runner.worker import Worker
@@ -64,7 +64,6 @@ def make(run: RunDir, config: RunConfig, stop: Stop, slot: Slot, quiet: bool) ->
         study=run.study(quiet=quiet),
         space=config.search_space(),
         evaluator=TableEvaluator(config.proxy.rungs, table, lambda *_: (0.5, 0.75)),
-        fits=lambda _: None,
         stop=stop,
         slot=slot,
         until=stop.deadline,

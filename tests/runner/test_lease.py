@@ -14,7 +14,8 @@ import pytest
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import UsageError
-from sret_nas.evaluate import TableEvaluator
+from sret_nas.evaluate import Progress
+from sret_nas.evaluators.table import TableEvaluator
 from sret_nas.runner.lease import Lease, Leased
 from sret_nas.training import EpochResult
 
@@ -81,11 +82,11 @@ def test_a_training_makes_way_after_an_epoch(
                     pass
             yield EpochResult(epoch, 1.0, 1.0, 0.5, 0.5, 64)
 
-    def report(_: EpochResult) -> bool:
+    def report(_: Progress) -> bool:
         return True
 
     evaluator = Leased(TableEvaluator((1, 3), epochs, lambda *_: (0.5, 0.75)), lease)
-    assert evaluator.rungs == (1, 3)
+    assert evaluator.declaration.fidelities == (1, 3)
     getattr(evaluator, what)(sret_t, report=report)
     measurement.join()
     assert log == ["epoch 1", "measured", "epoch 2", "epoch 3"]
@@ -100,7 +101,7 @@ def test_a_training_that_is_stopped_gives_its_lease_back(
     def epochs(arch: Architecture, seed: int) -> Iterator[EpochResult]:
         yield EpochResult(1, 1.0, 1.0, 0.5, 0.5, 64)
 
-    def report(_: EpochResult) -> bool:
+    def report(_: Progress) -> bool:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

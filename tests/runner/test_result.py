@@ -152,11 +152,11 @@ def test_confirmation_is_mean_and_spread_over_all_seeds(made: Made) -> None:
     (first, *others) = made.outcome.front
     assert first.confirmation is not None
     assert first.confirmation.seeds == 3
-    assert first.confirmation.val_loss == pytest.approx(3.0)
-    assert first.confirmation.val_loss_std == pytest.approx(0.3)
-    assert first.confirmation.val_accuracy == pytest.approx((0.25 + 0.5 + 0.5) / 3)
-    assert first.confirmation.test_accuracy == pytest.approx(0.5)
-    assert first.confirmation.test_accuracy_std == pytest.approx(math.sqrt(0.02))
+    assert first.confirmation.mean["val_loss"] == pytest.approx(3.0)
+    assert first.confirmation.std["val_loss"] == pytest.approx(0.3)
+    assert first.confirmation.mean["val_accuracy"] == pytest.approx((0.25 + 0.5 + 0.5) / 3)
+    assert first.confirmation.mean["test_accuracy"] == pytest.approx(0.5)
+    assert first.confirmation.std["test_accuracy"] == pytest.approx(math.sqrt(0.02))
     assert first.confirmation.failed == ("diverged",)
     assert not any(member.confirmation for member in others)
     assert first.metrics["val_loss"] == 3.0  # its own trial's
@@ -178,7 +178,7 @@ def test_no_test_images_no_test_accuracy(made: Made) -> None:
     made.confirm(0, 1, 3.0, test=None)
     confirmation = made.outcome.front[0].confirmation
     assert confirmation is not None
-    assert confirmation.test_accuracy is None
+    assert confirmation.mean["test_accuracy"] is None
     assert made.outcome.to_dict()["front"][0]["confirmation"]["test_accuracy"] is None
 
 

@@ -13,8 +13,8 @@ from sret_nas.cli.scatter import scatter
 
 from sret_nas import zoo
 from sret_nas.cost import cost
+from sret_nas.metrics import COSTS, VAL_ACCURACY, VAL_LOSS
 from sret_nas.runner import RunResult
-from sret_nas.study.objectives import format_metric
 from sret_nas.study.rundir import RunDir
 
 from .conftest import Lab
@@ -161,11 +161,12 @@ def test_no_objective_is_dropped(
     result = cli("pareto", run.path, "--no-plot")
     assert max(map(len, result.out.splitlines())) <= width
     mean = "confirmed_loss" if quality == "val_loss" else "confirmed_accuracy"
+    metrics = {metric.name: metric for metric in (VAL_LOSS, VAL_ACCURACY, *COSTS)}
     for name, value in ((quality, best[quality]), (quality, best[mean])):
-        assert format_metric(name, value) in result.out
+        assert metrics[name].show(value) in result.out
     for name in goals[1:]:
         assert (
-            format_metric(name, best[name]).removesuffix(" MACs").removesuffix(" params")
+            metrics[name].show(best[name]).removesuffix(" MACs").removesuffix(" params")
             in result.out
         )
     left_out = result.err.partition("left out")[2]

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import ArchitectureError, SretNasError, UsageError
+from sret_nas.metrics import training
 from sret_nas.runner import RunResult
 from sret_nas.runner.comparison import Comparer
 from sret_nas.runner.constraints import KEY
@@ -49,7 +50,7 @@ def test_a_failure_has_its_reason_and_the_search_goes_on(
 
     config = lab.config(trials=12)
     worker = lab.worker(config, table=failing)
-    worker.evaluator._rungs = (4,)
+    worker.evaluator._declaration = training((4,), seeds=2)
     worker.search()
     failed = [t for t in worker.study.trials if t.state == TrialState.FAIL]
     assert [t.number for t in failed] == [1, 4]

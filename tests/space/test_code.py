@@ -117,7 +117,7 @@ def test_a_package_above_is_not_run_either(tmp_path: Path, monkeypatch: pytest.M
     (package / "__init__.py").write_text(MODULE)
     (package / "inner.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    assert transform.source("trap_package.inner:same") == package / "inner.py"
+    assert transform.code("trap_package.inner:same", None).source() == package / "inner.py"
     with pytest.raises(ConfigError, match="would run"):
         SearchSpace.load(yaml.safe_load(SPACE.format(name="trap_package.inner:same")))
     assert not (package / "ran").exists()

@@ -149,7 +149,6 @@ def make_worker(
     import torch
 
     from sret_nas.device import resolve
-    from sret_nas.evaluate import ProxyEvaluator
 
     data = the_data(config, listing)
     device = resolve(slot.device)
@@ -162,8 +161,7 @@ def make_worker(
         config=config,
         study=run.study(quiet=quiet),
         space=config.search_space(),
-        evaluator=Leased(ProxyEvaluator(config.proxy, data, device), own),
-        fits=lambda arch: config.proxy.apply(arch, data),
+        evaluator=Leased(config.make_evaluator()(config.proxy, data, device), own),
         stop=stop,
         clock=clock(slot.device, dtype, mode, alone=own.measuring) if batches else None,
         comparer=comparer(device, own, batches[0], dtype, mode) if batches else None,

@@ -1,0 +1,1 @@
+"""The evaluators of this package, a file each; ``sret_nas.evaluate`` has their names."""

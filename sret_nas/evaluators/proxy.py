@@ -1,0 +1,129 @@
+"""Short trainings: what a search evaluates candidates by unless told otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+
+from sret_nas.arch import Architecture
+from sret_nas.data import DataSet
+from sret_nas.device import resolve
+from sret_nas.evaluate import Evaluation, Evaluator, Progress, Report, Work
+from sret_nas.metrics import Declaration
+from sret_nas.proxy import Proxy
+from sret_nas.training import EpochResult, Trainer
+
+MEASURED_STEPS = 10
+
+
+def progress(result: EpochResult) -> Progress:
+    """An epoch as a step of an evaluation."""
+    found = {
+        "train_loss": result.train_loss,
+        "val_loss": result.val_loss,
+        "val_accuracy": result.val_accuracy,
+    }
+    return Progress(result.epoch, found, result.seconds, result.images)
+
+
+def follow(epochs: Iterable[EpochResult], report: Report | None) -> tuple[Progress, ...]:
+    """The curve of a training that is reported epoch by epoch, as far as it goes on."""
+    curve: list[Progress] = []
+    for result in epochs:
+        curve.append(progress(result))
+        if report is not None and not report(curve[-1]):
+            break
+    return tuple(curve)
+
+
+def evaluation(
+    curve: tuple[Progress, ...], declared: Declaration, why_eager: str | None = None
+) -> Evaluation:
+    """Sum up a curve of at least one epoch: what the last of them reached."""
+    last = curve[-1].metrics
+    return Evaluation(
+        metrics={metric.name: last[metric.name] for metric in declared.metrics},
+        seconds=sum(one.seconds for one in curve),
+        curve=curve,
+        why_eager=why_eager,
+    )
+
+
+class ProxyEvaluator(Evaluator):
+    """Trains what a proxy makes of an architecture.
+
+    Args:
+        proxy: At what scale and for how long.
+        data: Loaded with ``**proxy.load_options()``.
+        device: Where; default the first GPU that can be used, else the CPU.
+    """
+
+    def __init__(self, proxy: Proxy, data: DataSet, device: torch.device | None = None) -> None:
+        self.proxy = proxy
+        self.data = data
+        self.device = device or resolve()
+
+    @property
+    def declaration(self) -> Declaration:
+        """Validation loss and accuracy, at the proxy's rungs."""
+        return self.proxy.declaration
+
+    def evaluate(
+        self, arch: Architecture, *, seed: int = 0, report: Report | None = None
+    ) -> Evaluation:
+        """Train at the proxy's scale.
+
+        Raises:
+            ArchitectureError: the design does not exist at that scale.
+            TrainingError: it cannot be trained.
+        """
+        return self._run(arch, seed, report)[1]
+
+    def confirm(
+        self, arch: Architecture, *, seed: int = 0, report: Report | None = None
+    ) -> Evaluation:
+        """Train at the proxy's scale; at the end the test images, if there are any."""
+        trainer, found = self._run(arch, seed, report)
+        if found.step < self.declaration.full or not self.data.has_test:
+            return found
+        loss, accuracy = trainer.validate(self.data.test())
+        return replace(found, tests={"test_loss": loss, "test_accuracy": accuracy})
+
+    def fits(self, arch: Architecture) -> Architecture:
+        """The architecture as it is trained.
+
+        Raises:
+            ArchitectureError: the design does not exist at the proxy's scale.
+        """
+        return self.proxy.apply(arch, self.data)
+
+    def work(self, arch: Architecture) -> Work:
+        """Training images, validation among them, and how many are trained on in a second."""
+        images = self.proxy.images(self.proxy.epochs, self.data)
+        return Work(images, "training images", self.images_per_second(arch))
+
+    def images_per_second(self, arch: Architecture) -> float:
+        """Measured speed of training in this process, in training images."""
+        short = self.data.train.first(self.proxy.batch * (MEASURED_STEPS + 1))
+        trainer = self._trainer(arch, 0, replace(self.data, train=short))
+        while not trainer.settled:
+            trainer.train_epoch()
+        start = time.perf_counter()
+        _, images = trainer.train_epoch()
+        return images / (time.perf_counter() - start)
+
+    def _run(
+        self, arch: Architecture, seed: int, report: Report | None
+    ) -> tuple[Trainer, Evaluation]:
+        trainer = self._trainer(arch, seed)
+        curve = follow(trainer.epochs(), report)
+        return trainer, evaluation(curve, self.declaration, trainer.why_eager)
+
+    def _trainer(self, arch: Architecture, seed: int, data: DataSet | None = None) -> Trainer:
+        data = data or self.data
+        return Trainer(
+            self.proxy.apply(arch, data), data, self.proxy, seed=seed, device=self.device
+        )
