@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sret_nas.arch import Architecture, Stage
 from sret_nas.data import load_data
 from sret_nas.errors import ConfigError
-from sret_nas.evaluate import ProxyEvaluator
+from sret_nas.evaluators.proxy import ProxyEvaluator
 from sret_nas.proxy import PRESETS, Proxy, Recipe, choose
 from sret_nas.training import Trainer, trainer
 from sret_nas.zoo import PUBLISHED
@@ -144,8 +144,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
             patch.setattr(trainer, "create_model", create_model)
             patch.setattr(Trainer, "validate", validate)
             data = load_data(**proxy.load_options())
-            metrics = ProxyEvaluator(proxy, data).evaluate(DESIGN, report=lambda _: False)
-        return Trained(built[0], data.image_size, metrics.images, validated[0])
+            found = ProxyEvaluator(proxy, data).evaluate(DESIGN, report=lambda _: False)
+        return Trained(built[0], data.image_size, found.curve[0].images, validated[0])
 
     return train
 

@@ -10,7 +10,7 @@ import torch
 
 from sret_nas.cost import cost
 from sret_nas.data import DataSet, load_data
-from sret_nas.evaluate import ProxyEvaluator
+from sret_nas.evaluators.proxy import ProxyEvaluator
 from sret_nas.runner.estimate import SAMPLE, Estimate, estimate
 from sret_nas.units import parse_budgets
 
@@ -54,7 +54,7 @@ def expected(
 
 
 def epochs(found: Estimate) -> float:
-    return found.images / PER_EPOCH
+    return found.amount / PER_EPOCH
 
 
 def test_all_try_the_first_rung_and_half_go_on_at_each(lab: Lab, data: DataSet) -> None:
@@ -69,8 +69,8 @@ def test_validation_is_work_too(lab: Lab, data: DataSet) -> None:
     more = load_data(image_size=8, subset=TRAIN, val_images=10 * VAL)
     found = [expected(lab, some, confirmations=n) for some in (data, more) for n in (0, 7)]
     work = 16 + 8 + 4 * 2
-    assert found[2].images - found[0].images == work * 9 * VAL / 3
-    assert found[3].images - found[1].images == (work + 7 * 4) * 9 * VAL / 3
+    assert found[2].amount - found[0].amount == work * 9 * VAL / 3
+    assert found[3].amount - found[1].amount == (work + 7 * 4) * 9 * VAL / 3
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 5])
@@ -90,8 +90,8 @@ def test_confirmations_that_are_left_are_whole_trainings(lab: Lab, data: DataSet
 
 
 def test_only_what_is_left_of_the_trials(lab: Lab, data: DataSet) -> None:
-    assert expected(lab, data, trials=0).images == 0
-    assert expected(lab, data, trials=32).images == 2 * expected(lab, data, trials=16).images
+    assert expected(lab, data, trials=0).amount == 0
+    assert expected(lab, data, trials=32).amount == 2 * expected(lab, data, trials=16).amount
 
 
 @pytest.mark.parametrize("confirmations", [None, 0, 3])
@@ -100,10 +100,10 @@ def test_time_is_work_over_speed_and_workers(
 ) -> None:
     one = expected(lab, data, confirmations=confirmations)
     three = expected(lab, data, confirmations=confirmations, workers=3)
-    assert one.images_per_s == three.images_per_s == SPEED
-    assert one.images == three.images
-    assert one.seconds == pytest.approx(one.images / SPEED)
-    assert three.seconds == pytest.approx(one.images / SPEED / 3)
+    assert one.work.per_second == three.work.per_second == SPEED
+    assert one.amount == three.amount
+    assert one.seconds == pytest.approx(one.amount / SPEED)
+    assert three.seconds == pytest.approx(one.amount / SPEED / 3)
 
 
 def test_who_is_timed_has_the_median_macs_of_those_that_will_do(
