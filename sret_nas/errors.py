@@ -26,7 +26,7 @@ class SretNasError(Exception):
 
 
 class UsageError(SretNasError):
-    """A wrong argument, option or environment."""
+    """A wrong argument, option or environment; the command exits with 2."""
 
     exit_code = 2
 
@@ -76,15 +76,15 @@ class ConfigError(SretNasError):
 
 
 class ArchitectureError(ConfigError):
-    """An architecture that cannot be built."""
+    """An architecture that cannot be built, with all that is wrong in it."""
 
 
 class BudgetError(ConfigError):
-    """A budget that does not say what it bounds."""
+    """A budget that does not say what it bounds, or says the impossible."""
 
 
 class InfeasibleError(SretNasError):
-    """Nothing satisfies the budget."""
+    """Nothing satisfies the budget; the command exits with 3."""
 
     exit_code = 3
 
@@ -93,7 +93,7 @@ class EvaluationError(SretNasError):
     """A candidate that cannot be evaluated; others may still be.
 
     Attributes:
-        reason: In a word, for tables.
+        reason: Why, in a word or two, for tables.
     """
 
     reason = "failed"

@@ -50,7 +50,7 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
 
 
 class Record(BaseModel):
-    """A frozen, hashable value with no unknown keys and no silent conversion."""
+    """Base of what files say: frozen, hashable, no unknown keys and no silent conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     error: ClassVar[type[ConfigError]] = ConfigError

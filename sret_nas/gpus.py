@@ -17,7 +17,7 @@ class Gpu:
     """A GPU as torch sees it.
 
     Attributes:
-        name: Of the model.
+        name: Name of the model, as its maker calls it.
         capability: Its compute capability: major and minor version.
         free_bytes: Memory that nobody holds, and what this process keeps for itself.
         total_bytes: Memory in all.
@@ -31,7 +31,7 @@ class Gpu:
     problem: str | None = None
 
     def obstacle(self, built_for: Sequence[str], needed_bytes: int) -> tuple[str, str] | None:
-        """Why it cannot be used, and the next step; ``None`` where it can.
+        """Why the GPU cannot be used, and the next step; ``None`` where it can.
 
         Args:
             built_for: What torch is built for, as ``torch.cuda.get_arch_list`` says it.
@@ -75,7 +75,7 @@ def _runs(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
 
 
 def seen() -> tuple[int, str]:
-    """How many GPUs torch sees, and why there is none."""
+    """How many GPUs torch sees; of none, why, in words."""
     import torch
 
     with warnings.catch_warnings(record=True) as said:  # as of a driver that is too old
@@ -88,7 +88,7 @@ def seen() -> tuple[int, str]:
 
 
 def look(index: int) -> Gpu:
-    """The GPU of that number, as it is now."""
+    """The GPU of a number: its memory as it is now, and whether it answers at all."""
     import torch
 
     properties = torch.cuda.get_device_properties(index)

@@ -27,13 +27,13 @@ SPARE = 1.1
 
 
 class Recorder(Protocol):
-    """Records steps. ``CudaRecorder`` does; tests have one for any device."""
+    """What records a step for ``Repeated``: ``CudaRecorder``, or in tests one for any device."""
 
     def running(self) -> contextlib.AbstractContextManager[None]:
-        """Everything that is to be recorded or repeated runs in here."""
+        """Enter before a step runs, is recorded or is repeated; leave when it is done."""
 
     def observe(self) -> None:
-        """The next run of the step is the last one before its recording."""
+        """Be told that the next run of the step is the last one before its recording."""
 
     def record(self, step: Step) -> Step:
         """Record a step without running it; what comes back runs it.
@@ -61,7 +61,7 @@ class CudaRecorder:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """On the stream, between what came before and what comes after on the current one."""
+        """Run on a stream of its own, after what came before and before what comes after."""
         outside = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(outside)
         try:
@@ -71,12 +71,17 @@ class CudaRecorder:
             outside.wait_stream(self.stream)
 
     def observe(self) -> None:
-        """Measure what the next run takes."""
+        """Begin to measure how much memory the next run takes; ``record`` asks for as much."""
         torch.cuda.reset_peak_memory_stats(self.device)
         self.before = torch.cuda.memory_allocated(self.device)
 
     def record(self, step: Step) -> Step:
-        """Capture a graph; its recordings share one pool, as they never run at once."""
+        """Capture a graph; its recordings share one pool, as they never run at once.
+
+        Raises:
+            torch.OutOfMemoryError: too little memory is free for another run beside this one.
+            Exception: the step does what cannot be captured.
+        """
         needed = SPARE * (torch.cuda.max_memory_allocated(self.device) - self.before)
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
@@ -135,7 +140,7 @@ class Repeated:
     The runs before the recording count like every other: nothing is run in vain.
 
     Args:
-        recorder: ``None`` to run eagerly for good.
+        recorder: What records the step; ``None`` to run it eagerly for good.
 
     Attributes:
         recorded: Whether the step is repeated from a recording by now.
@@ -152,12 +157,12 @@ class Repeated:
 
     @property
     def recorded(self) -> bool:
-        """The recording exists."""
+        """Whether the step is repeated from a recording by now."""
         return self.replay is not None
 
     @property
     def settled(self) -> bool:
-        """The next run costs what all later ones cost."""
+        """Whether the next run costs what all later ones cost: recorded, or warm for good."""
         return self.replay is not None or (self.recorder is None and self.runs >= WARM_UP)
 
     def __call__(self, step: Step, eager: Step | None = None) -> None:
@@ -165,7 +170,8 @@ class Repeated:
 
         Args:
             step: What can be recorded: the same function at every call.
-            eager: The same where it runs eagerly, with what a recording cannot do.
+            eager: What to run instead as long as nothing is recorded: it computes the same, and
+                may do what a recording cannot, such as to split a batch. Default: ``step``.
         """
         if self.replay is None and self.recorder is not None and self.runs >= WARM_UP:
             start = time.perf_counter()

@@ -36,7 +36,7 @@ class Measured:
     bound: Bound | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The measurement with its bound, for JSON."""
+        """The measurement with its bound under ``roofline``, as plain data for JSON."""
         bound = None
         if self.bound:
             bound = asdict(self.bound) | {
@@ -104,7 +104,7 @@ class Profile:
         return data
 
     def by_stage(self) -> list[dict[str, Any]] | None:
-        """Rows by stage with their shares of parameters, MACs and time."""
+        """Rows by stage with shares of parameters, MACs and time; ``None`` without a formula."""
         if self.cost is None:
             return None
         return [
@@ -120,7 +120,16 @@ class Profile:
 
 @dataclass(frozen=True)
 class Measurement:
-    """How to measure; fields and defaults as in ``latency.measure``."""
+    """How to measure: the arguments of ``latency.measure``.
+
+    Attributes:
+        batches: Batch sizes, in images.
+        dtype: ``fp32``, ``bf16`` or ``fp16``; ``None`` for the device's default.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        mode: ``eager``, ``compile`` or ``graph``; ``None`` for the device's default.
+        threads: Threads on the CPU; ``None`` for as many as torch has.
+        seconds: Stop measuring after this long.
+    """
 
     batches: Sequence[int] = (1,)
     dtype: str | None = None

@@ -75,7 +75,7 @@ class Budget:
 
     @property
     def exact(self) -> str:
-        """The same bound whatever its text was, with every digit; ``parse`` reads it again."""
+        """The bound with every digit, however it was written; ``parse`` reads it again."""
         shown = format_quantity(self.metric, self.limit)
         if "," in shown or _parse(shown).limit != self.limit:
             shown = f"{self.limit!r} {PLAIN[self.metric]}"
@@ -126,7 +126,7 @@ def parse_budgets(budgets: Iterable[Budget | str]) -> tuple[Budget, ...]:
 
 
 def as_mapping(budgets: Iterable[Budget]) -> Mapping[str, int | float]:
-    """Limits by key, as machine formats print them."""
+    """Limits by ``Budget.key``, such as ``latency_ms@32``, as machine formats print them."""
     return {budget.key: budget.limit for budget in budgets}
 
 

@@ -34,7 +34,7 @@ FREE = frozenset(
 
 
 def free(name: str) -> bool:
-    """Whether an ATen operator has no multiply-add to count."""
+    """Whether the ATen operator of a name, with or without ``aten::``, has no multiply-add."""
     name = name.removeprefix("aten::")
     if name in FREE or name.removesuffix("_") in FREE:
         return True
@@ -59,7 +59,16 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def operators_beyond(model: nn.Module, image: Tensor, known: Mapping[Any, Any]) -> Terms:
-    """Operators of a forward pass that are neither known to a counter nor free."""
+    """What a counter does not see: operators that it neither knows nor may leave out.
+
+    Args:
+        model: Run once, on ``image``.
+        image: One image, (1, C, H, W).
+        known: Operators that the counter has a formula for.
+
+    Returns:
+        How often each ran, by ``aten::NAME``.
+    """
     with _Operators() as operators:
         model(image)
     return {

@@ -58,7 +58,7 @@ class Count:
 
     @property
     def note(self) -> str:
-        """What stands beside the number: gaps first, then the difference."""
+        """What stands beside the number, in words: what was not counted, then the difference."""
         if self.value is None:
             return f"failed: {self.failure}"
         words = []
@@ -93,13 +93,13 @@ class Count:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is counted.
+    """What is counted: a model twice, an image for it and, of our own, its architecture's numbers.
 
     Attributes:
         model: A copy of the model, in eval mode on the CPU.
-        reference: Another, by plain matrix products where it has the switch.
+        reference: Another copy, with attention by plain matrix products where it has the switch.
         image: One image of zeros, (1, C, H, W).
-        shape: The numbers of its architecture; ``None`` where there is none.
+        shape: The numbers of its architecture; ``None`` for any other model.
     """
 
     model: nn.Module
@@ -111,7 +111,11 @@ class Subject:
     def of(
         cls, model: nn.Module | Architecture, input_size: tuple[int, int, int] | None
     ) -> Subject:
-        """Private copies of a model.
+        """Make private copies of a model, so that nothing of it is changed by counting.
+
+        Args:
+            model: A model, or an architecture, which is built.
+            input_size: Channels, height and width of an image; ``None`` asks the model.
 
         Raises:
             UsageError: no input size is known.

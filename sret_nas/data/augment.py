@@ -41,7 +41,7 @@ class Augment:
         self.mixup = mixup
 
     def normalise(self, images_BCSS: Tensor) -> Tensor:
-        """uint8 to float of mean 0 and deviation 1."""
+        """Images uint8 (B, C, S, S) as floats of mean 0 and standard deviation 1 per channel."""
         return torch.addcmul(self.shift_C11, images_BCSS.float(), self.scale_C11)
 
     def draw(self, shape: tuple[int, ...], side: int, generator: torch.Generator) -> Tensor:
@@ -83,21 +83,21 @@ class Augment:
         return self.normalise(picked_BSSC.permute(0, 3, 1, 2))
 
     def shares(self, count: int, generator: torch.Generator) -> list[float]:
-        """Shares of mixup, one a batch.
+        """Draw the shares of mixup, from Beta(mixup, mixup), or 1.0 where there is none.
 
         Args:
-            count: Batches.
-            generator: On the CPU.
+            count: How many batches there are; each has one share.
+            generator: Source of the draws, on the CPU.
         """
         return [_beta(self.mixup, generator) if self.mixup else 1.0 for _ in range(count)]
 
     def mix(self, images_BCSS: Tensor, targets_BK: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        """Blend the batch with its reverse; images and targets alike.
+        """Blend a batch with its reverse (mixup); images and targets alike.
 
         Args:
             images_BCSS: Normalised images.
             targets_BK: Class probabilities.
-            share: Of the batch in the blend, as of ``shares``; ().
+            share: Share of the batch itself in the blend, a scalar from ``shares``.
         """
         return (
             torch.lerp(images_BCSS.flip(0), images_BCSS, share),

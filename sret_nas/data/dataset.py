@@ -48,8 +48,8 @@ class DataSet:
         image_size: Side of the images in px.
         train: What to train on.
         val: What to compare candidates on.
-        mean: Of the training images per channel, in 0 to 1.
-        std: Likewise.
+        mean: Mean of the training images' pixels per channel, in 0 to 1.
+        std: Their standard deviation per channel, on the same scale.
         mirror: Whether a mirrored image keeps its class.
         fingerprint: Hash of the images and of how they are split, wherever they lie.
         notes: What a user should know: skipped files, mixed channels, no test set.
@@ -76,12 +76,12 @@ class DataSet:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """How many classes there are, which is how many logits a model of the data has."""
         return len(self.classes)
 
     @property
     def has_test(self) -> bool:
-        """Whether there are test images."""
+        """Whether there are test images, so that ``test`` has something to open."""
         return self.open_test is not None
 
     def test(self) -> Split:
@@ -113,7 +113,7 @@ class DataSet:
         return self.fingerprint
 
     def describe(self) -> dict[str, Any]:
-        """What a run writes down about its data."""
+        """What a run writes down about its data: name, fingerprint, sizes, notes; as plain data."""
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,

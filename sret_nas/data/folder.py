@@ -85,7 +85,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def suffixes() -> set[str]:
-    """Of files that are images."""
+    """Suffixes in lower case, with their dot, of files that are taken for images."""
     known = Image.registered_extensions()
     return {suffix for suffix, kind in known.items() if kind not in NO_READER}
 
@@ -192,7 +192,7 @@ def _items(
 
 
 def left_out(others: Counter[str], top: Path) -> list[str]:
-    """What to say of files that are no images, by suffix or reason."""
+    """What to tell of files that are no images: a sentence with their number and kinds, or none."""
     if not others:
         return []
     kinds = ", ".join(f"{count:,} {reason}" for reason, count in others.most_common(5))

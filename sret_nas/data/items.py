@@ -52,11 +52,20 @@ class Items(ABC):
 
     @abstractmethod
     def decode(self, indices: Indices, side: int) -> tuple[Tensor, list[int]]:
-        """Images of ``indices`` as uint8 (N, C, S, S), and which positions are unreadable."""
+        """Decode images, each cut to its middle square and resized.
+
+        Args:
+            indices: Which images, (N,).
+            side: Side of the images in px, S.
+
+        Returns:
+            Images uint8 (N, C, S, S), and the positions in ``indices`` of those that cannot be
+            decoded.
+        """
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What a person would look for to find the image."""
+        """What a person would look for to find an image: its path, or the data set and an index."""
 
     sampled = False
     """Whether the fingerprint is of a sample of the content; known once it was asked for."""
@@ -68,12 +77,12 @@ class Items(ABC):
     def former_fingerprint(self) -> str:
         """The hash of versions before 0.2, which runs that they began have written down.
 
-        That of today where they did not look at the content.
+        It is today's where those versions did not look at the content.
         """
         return self.fingerprint()
 
     def why(self, index: int) -> str:
-        """Why an image cannot be decoded."""
+        """Why an image cannot be decoded, in a few words."""
         return "cannot be decoded"
 
 
@@ -82,7 +91,7 @@ class ArrayItems(Items):
 
     Args:
         images: uint8, (N, H, W) or (N, H, W, C) or (N, C, H, W), C 1 or 3.
-        labels: (N,).
+        labels: Class indices, (N,).
     """
 
     def __init__(self, images: npt.NDArray[np.uint8], labels: npt.ArrayLike) -> None:
@@ -96,7 +105,7 @@ class ArrayItems(Items):
         self.kinds = Counter({"grey" if self.channels == 1 else "RGB": len(images)})
 
     def decode(self, indices: Indices, side: int) -> tuple[Tensor, list[int]]:
-        """Cut the middle square and resize it where the size differs."""
+        """Cut the middle square, and resize it where its side differs; every image is readable."""
         images = torch.from_numpy(np.ascontiguousarray(self.images[indices]))
         height, width = images.shape[2:]
         square = min(height, width)
@@ -107,11 +116,11 @@ class ArrayItems(Items):
         return images.contiguous(), []
 
     def name(self, index: int) -> str:
-        """The position in the array."""
+        """The position of an image in the array."""
         return f"image {index}"
 
     def fingerprint(self) -> str:
-        """Hash of labels and pixels."""
+        """A hash of the labels, the shape of the array and its pixels."""
         digest = hashlib.sha256(self.labels.tobytes())
         digest.update(str(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images).data)
@@ -122,8 +131,8 @@ class PictureItems(Items):
     """Images that Pillow opens one by one.
 
     Args:
-        labels: (N,).
-        open_image: Image of an index, not yet decoded.
+        labels: Class indices, (N,).
+        open_image: Opens the image of an index, without decoding it.
     """
 
     def __init__(self, labels: npt.ArrayLike, open_image: Callable[[int], Image.Image]) -> None:
@@ -136,7 +145,7 @@ class PictureItems(Items):
         self.channels = 1 if set(self.kinds) == {"grey"} else 3
 
     def why(self, index: int) -> str:
-        """What Pillow says."""
+        """Decode an image once more, at a small size, and repeat what Pillow says of it."""
         try:
             with self.open_image(index) as image, Room().taken(image, 8):
                 image.load()
@@ -154,7 +163,7 @@ class PictureItems(Items):
         return "grey" if mode == "I" else KINDS.get(mode, mode)
 
     def decode(self, indices: Indices, side: int) -> tuple[Tensor, list[int]]:
-        """Decode in parallel threads; an unreadable image is black."""
+        """Decode in parallel threads; an image that cannot be decoded is black."""
         images = np.zeros((len(indices), self.channels, side, side), np.uint8)
         room = Room()
 
@@ -173,12 +182,12 @@ class PictureItems(Items):
 
 
 class FileItems(PictureItems):
-    """Image files.
+    """Images that are files of their own, below one folder.
 
     Args:
         names: Paths relative to the root, one per image.
-        labels: (N,).
-        root: Where they lie.
+        labels: Class indices, (N,).
+        root: Folder that the paths are relative to.
         tell: Told of the progress.
     """
 
@@ -209,7 +218,7 @@ class FileItems(PictureItems):
         return open_picture(self.path(index))
 
     def name(self, index: int) -> str:
-        """The path."""
+        """The path of an image, as it can be printed."""
         return shown(self.path(index))
 
     def _identify(self, tell: Tell) -> None:
@@ -217,7 +226,7 @@ class FileItems(PictureItems):
         self._fingerprint = together(found, self.labels.tobytes(), self.sampled)
 
     def fingerprint(self) -> str:
-        """Hash of contents and labels."""
+        """A hash of the files' contents and of the labels, computed when the files were listed."""
         return self._fingerprint
 
     def former_fingerprint(self) -> str:
@@ -239,7 +248,7 @@ class IndexedItems(PictureItems):
 
     Args:
         dataset: The data set; an image is a Pillow image or an open file.
-        labels: (N,).
+        labels: Class indices, (N,).
         title: What to call the data set.
         paths: Files that the images lie in, one per image; default: the data set does not say.
         pieces: Offset and size of each within its file; default the whole files.
@@ -286,9 +295,13 @@ class IndexedItems(PictureItems):
         return image if isinstance(image, Image.Image) else open_picture(image)
 
     def name(self, index: int) -> str:
-        """The data set and the index."""
+        """The title of the data set and the index of an image."""
         return f"{self.title}, image {index}"
 
     def fingerprint(self) -> str:
-        """Hash of contents and labels."""
+        """A hash of contents and labels, computed when the data set was opened.
+
+        Contents are the bytes of the files, or decoded pixels where the data set does not say where
+        its files are.
+        """
         return self._fingerprint

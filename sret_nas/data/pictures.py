@@ -60,7 +60,10 @@ def _too_large(pixels: int) -> OSError:
 
 
 class Room:
-    """Bounds how many pixels are decoded at one time, over all threads."""
+    """Room for images that are being decoded: bounds their pixels at one time, over all threads.
+
+    So that many threads that meet large images at once do not fill the memory.
+    """
 
     def __init__(self) -> None:
         self.used = 0
@@ -68,10 +71,14 @@ class Room:
 
     @contextmanager
     def taken(self, image: Image.Image, side: int) -> Iterator[None]:
-        """Wait until there is room for an image, asked for at about a side where that is possible.
+        """Wait until there is room for an image, and hold it within.
+
+        Args:
+            image: Opened, and not decoded yet; a JPEG will be decoded at a fraction of its size.
+            side: Side that is wanted of it in px.
 
         Raises:
-            OSError: it is larger than is decoded.
+            OSError: the image is larger than any that is decoded.
         """
         whole = image.width * image.height
         if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):

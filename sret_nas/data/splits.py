@@ -37,19 +37,30 @@ class Split(ABC):
 
     @abstractmethod
     def first(self, count: int) -> Split:
-        """The same split with its first images alone, at most ``count``."""
+        """The split without all but its first images.
+
+        Args:
+            count: How many at most.
+        """
 
     @abstractmethod
     def to(self, device: torch.device) -> Split:
-        """The same split, its images on ``device`` where they are held in memory."""
+        """The split with its images on a device, where it holds them in memory.
+
+        Args:
+            device: Where they shall be; batches can be had on any other all the same.
+        """
 
     @abstractmethod
     def take(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Batch]:
         """Batches by the positions of their images.
 
         Args:
-            batches: Positions int64 (B,) each.
+            batches: Positions in the split, int64 (B,) each.
             device: Where the batches shall be.
+
+        Yields:
+            Images uint8 (B, C, S, S) and labels int64 (B,).
         """
 
     def shuffled(self, size: int, generator: torch.Generator) -> Tensor:
@@ -88,8 +99,8 @@ class Resident(Split):
     """A split held in memory.
 
     Args:
-        images: uint8 (N, C, S, S).
-        labels: int64 (N,).
+        images: All images, uint8 (N, C, S, S).
+        labels: Class indices, int64 (N,).
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -100,15 +111,15 @@ class Resident(Split):
         return len(self.labels)
 
     def first(self, count: int) -> Resident:
-        """A view of the first images."""
+        """The first images as a view: nothing is copied."""
         return Resident(self.images[:count], self.labels[:count])
 
     def to(self, device: torch.device) -> Resident:
-        """Move the images."""
+        """Move images and labels to a device."""
         return Resident(self.images.to(device), self.labels.to(device))
 
     def take(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Batch]:
-        """Gather on the images' device."""
+        """Gather the images of each batch where all of them are, then move the batch."""
         for at in batches:
             at = at.to(self.images.device)
             yield self.images[at].to(device), self.labels[at].to(device)
@@ -116,7 +127,7 @@ class Resident(Split):
     def batches(
         self, size: int, device: torch.device, generator: torch.Generator | None = None
     ) -> Iterator[Batch]:
-        """In order nothing is copied: views of the images, where these are on ``device``."""
+        """Run through the split once; in order, batches are views of images on ``device``."""
         if generator is not None:
             return super().batches(size, device, generator)
         pairs = zip(torch.split(self.images, size), torch.split(self.labels, size), strict=True)
@@ -132,7 +143,7 @@ class Stream(Split):
     Args:
         items: Where the images come from.
         indices: Which of them, (N,).
-        side: S.
+        side: Side at which they are decoded in px, S.
     """
 
     def __init__(self, items: Items, indices: Indices, side: int) -> None:
@@ -144,15 +155,19 @@ class Stream(Split):
         return len(self.indices)
 
     def first(self, count: int) -> Stream:
-        """Fewer indices."""
+        """Keep the first indices alone; nothing is decoded."""
         return Stream(self.items, self.indices[:count], self.side)
 
     def to(self, device: torch.device) -> Stream:
-        """Nothing to move."""
+        """The split itself: it holds no images, and its batches go where they are asked for."""
         return self
 
     def take(self, batches: Iterable[Tensor], device: torch.device) -> Iterator[Batch]:
-        """Decode ahead of the reader."""
+        """Decode up to ``AHEAD`` batches while earlier ones are used; copies to a GPU do not block.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
         waiting = iter(batches)
         with ThreadPoolExecutor(1) as reader:
             ahead = deque(reader.submit(self._read, at) for at in itertools.islice(waiting, AHEAD))

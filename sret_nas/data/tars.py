@@ -151,8 +151,8 @@ class TarItems(IndexedItems):
 
     Args:
         path: The file.
-        images: Where they lie in it.
-        labels: (N,).
+        images: Name, offset and size of each in it.
+        labels: Class indices, (N,).
         tell: Told of the progress.
     """
 
@@ -165,7 +165,7 @@ class TarItems(IndexedItems):
         super().__init__(Pieces(path, places), labels, shown(path), paths, places, tell)
 
     def name(self, index: int) -> str:
-        """The file, and the path in it."""
+        """The tar file, and the path of an image in it."""
         return f"{self.title}: {shown(self.names[index])}"
 
 
@@ -174,7 +174,7 @@ class Pieces:
 
     Args:
         path: The file.
-        places: Offset and size of each.
+        places: Offset and size of each piece in bytes.
     """
 
     def __init__(self, path: Path, places: Sequence[tuple[int, int]]) -> None:

@@ -30,12 +30,12 @@ TEST_SPLITS = ("test", "validation")
 
 
 def is_timm_name(name: str) -> bool:
-    """Whether the name has a prefix that timm knows."""
+    """Whether a name begins with a prefix that timm reads, such as ``hfds/``."""
     return name.partition("/")[0].lower() in PACKAGES and "/" in name
 
 
 def timm_set(name: str, root: Path | None, image_size: int, most: int) -> Source:
-    """Read by timm.
+    """Find a data set that timm can read.
 
     Args:
         name: ``hfds/…``, ``wds/…``, ``tfds/…``, or the path of a tar file.

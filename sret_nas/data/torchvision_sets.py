@@ -57,7 +57,11 @@ SETS = {
 
 
 def torchvision_set(name: str, root: Path) -> Source:
-    """A data set by its name; downloaded where it is not in ``root`` yet.
+    """Find a data set of torchvision; it is downloaded where it is not there yet.
+
+    Args:
+        name: One of ``SETS``.
+        root: Folder that holds the data.
 
     Raises:
         DownloadError: it is not there and cannot be downloaded.

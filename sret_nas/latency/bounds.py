@@ -39,7 +39,7 @@ class Timing(NamedTuple):
 
     @property
     def most_ms(self) -> float:
-        """What is compared with a bound."""
+        """Latency plus margin: what has to lie within a bound."""
         return self.ms + self.margin_ms
 
 

@@ -42,7 +42,7 @@ class StageTimes:
 
     @property
     def note(self) -> str | None:
-        """Why there are no shares; ``None`` where there are."""
+        """Why there are no shares: the parts do not add up to the whole; else ``None``."""
         parts = sum(self.parts_ms.values())
         if abs(parts - self.whole_ms) <= WITHIN * self.whole_ms:
             return None
@@ -50,7 +50,7 @@ class StageTimes:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each stage, 1 in all; empty where they do not add up to the whole."""
+        """Share of the time by stage, 1 in all; empty where parts do not add up to the whole."""
         if self.note:
             return {}
         parts = sum(self.parts_ms.values())

@@ -39,12 +39,17 @@ class Score:
     kendall_tau: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """All figures by name, as plain data for JSON."""
         return asdict(self)
 
 
 def score(predicted: Sequence[float], measured: Sequence[float]) -> Score:
-    """Compare predictions with measurements, in any common unit."""
+    """Compare predictions with measurements, (N,) each, in any common unit.
+
+    Args:
+        predicted: Predicted latencies.
+        measured: Measured latencies of the same architectures, more than 0.
+    """
     from scipy.stats import kendalltau
 
     p, m = np.asarray(predicted, float), np.asarray(measured, float)
@@ -80,11 +85,11 @@ class HeldOut:
     warned: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """All figures by name, the scores within, as plain data for JSON."""
         return asdict(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The scores side by side, with what is published of another predictor."""
+        """The three scores as rows of a table, with what is published of another predictor."""
         return [
             {"method": "predictor"} | self.predictor.to_dict(),
             {"method": "line over MACs"} | self.macs_line.to_dict(),
@@ -204,11 +209,11 @@ def judge(
     line: Callable[[Architecture], float],
     measured: Sequence[tuple[Architecture, float, float]],
 ) -> HeldOut:
-    """A predictor on architectures it was not fitted on.
+    """Judge a predictor on architectures it was not fitted on.
 
     Args:
         predictor: The predictor.
-        line: The baseline.
+        line: The baseline: milliseconds of an architecture, as ``macs_line`` gives it.
         measured: Architectures, each with two measurements in milliseconds.
     """
     first = [one for _, one, _ in measured]

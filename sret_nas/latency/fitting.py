@@ -88,7 +88,15 @@ def enough(architectures: int) -> None:
 
 
 def cross_validated(table: Column, times: Column) -> Column:
-    """Every row predicted by a fit without its fold."""
+    """Predict every row by a fit to the rows of other folds.
+
+    Args:
+        table: Terms of every architecture, (N, T).
+        times: Measured latencies in any unit, (N,).
+
+    Returns:
+        Predictions in the same unit, (N,).
+    """
     predicted = np.empty_like(times)
     for fold in range(FOLDS):
         out = np.arange(len(times)) % FOLDS == fold
@@ -99,7 +107,15 @@ def cross_validated(table: Column, times: Column) -> Column:
 def macs_line(
     archs: Sequence[Architecture], measured_ms: Sequence[float]
 ) -> Callable[[Architecture], float]:
-    """The baseline: a constant and a time per MAC, fitted in the same way."""
+    """The baseline of a predictor: a constant and a time per MAC, fitted in the same way.
+
+    Args:
+        archs: The architectures.
+        measured_ms: Milliseconds of each.
+
+    Returns:
+        Tells the milliseconds of an architecture.
+    """
 
     def row(arch: Architecture) -> Column:
         return np.array([1.0, cost(arch).macs])

@@ -57,13 +57,14 @@ class Latency:
         median_ms: Median of all runs.
         p95_ms: 95th percentile of all runs.
         low_ms: Lower end of the 95% confidence interval of the median.
-        high_ms: Upper end.
+        high_ms: Upper end of that interval.
         runs: Runs in all.
         peak_bytes: Peak memory of one run: weights, input and what the run allocates.
         least_bytes: What any run must move: weights, input and output, once each.
         fingerprint: The device as it was found.
         compile_s: Seconds that compiling took, which no run includes; ``None`` in other modes.
-        difference: Of the output from that of eager fp32, norm over norm: ``modes.TOLERANCE``.
+        difference: Norm of the output's difference from that of eager fp32, over the norm of
+            that; at most ``modes.TOLERANCE``.
     """
 
     name: str
@@ -85,12 +86,12 @@ class Latency:
 
     @property
     def images_per_s(self) -> float:
-        """Throughput at this batch size."""
+        """Throughput at this batch size, in images per second."""
         return self.batch * 1000 / self.median_ms
 
     @property
     def spread(self) -> float:
-        """Half of the confidence interval over the median."""
+        """Half the confidence interval of the median, as a share of the median."""
         return (self.high_ms - self.low_ms) / 2 / self.median_ms
 
     @property
@@ -100,7 +101,7 @@ class Latency:
 
     @property
     def note(self) -> str | None:
-        """A sentence where the spread is too wide to rank."""
+        """Why this result cannot be ranked with others, and what to do; ``None`` where it can."""
         if self.rankable:
             return None
         return (
@@ -109,7 +110,7 @@ class Latency:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """All attributes, throughput and note, as plain data for JSON; times in milliseconds."""
         return asdict(self) | {
             "fingerprint": self.fingerprint.to_dict(),
             "tf32": False,

@@ -37,7 +37,12 @@ Record = Callable[[Run, torch.device], tuple[Callable[[], None], Any]]
 
 
 class Setting(NamedTuple):
-    """How a latency is measured."""
+    """How a latency is measured.
+
+    Attributes:
+        mode: ``eager``, ``compile`` or ``graph``.
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+    """
 
     mode: str
     dtype: str
@@ -49,9 +54,9 @@ def setting(device: torch.device, mode: str | None = None, dtype: str | None = N
     A GPU: a CUDA graph in bf16, or in fp16 where it lacks bf16. A CPU: eager, fp32.
 
     Args:
-        device: As ``device.resolve`` gives it.
-        mode: Asked for, or ``None``.
-        dtype: Asked for, or ``None``.
+        device: The device, as ``device.resolve`` gives it.
+        mode: The mode that is asked for, or ``None``.
+        dtype: The dtype that is asked for, or ``None``.
     """
     gpu = device.type == "cuda"
     if dtype is None:
@@ -165,7 +170,7 @@ def expect(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """All tensors in what a model returns."""
+    """All tensors in what a model returns, in order: one, or lists, tuples and dicts of them."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, dict):
@@ -176,7 +181,15 @@ def tensors(output: Any) -> list[Tensor]:
 
 
 def record_cuda(run: Run, device: torch.device) -> tuple[Callable[[], None], Any]:
-    """Record a CUDA graph, with a memory pool of its own."""
+    """Record a CUDA graph, with a memory pool of its own.
+
+    Args:
+        run: What to record; it runs three times before, so that libraries have started.
+        device: The GPU.
+
+    Returns:
+        What replays the graph, and the output that every replay overwrites.
+    """
     with torch.cuda.device(device):
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())

@@ -13,7 +13,12 @@ import torch
 
 
 def allocated_peak(run: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that one run holds of torch's allocator at once, its output included."""
+    """The most bytes that one run holds of torch's allocator at once, its output included.
+
+    Args:
+        run: What to run: twice on a GPU, once on a CPU under torch's profiler.
+        device: Where it runs. What was allocated before does not count.
+    """
     return _on_cuda(run, device) if device.type == "cuda" else _on_cpu(run)
 
 

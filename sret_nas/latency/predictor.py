@@ -43,8 +43,8 @@ class Predictor(files.Record):
         architectures: How many were measured.
         ms_per_unit: Milliseconds per unit of every feature.
         largest: The largest value of every feature among them.
-        fastest_ms: The fastest of them.
-        slowest_ms: The slowest.
+        fastest_ms: Latency of the fastest of them.
+        slowest_ms: Latency of the slowest of them.
         margin: Covers 95% of the relative errors on left-out architectures.
         repeatability: Median relative spread of the measurements themselves.
     """
@@ -66,7 +66,11 @@ class Predictor(files.Record):
     repeatability: Annotated[float, Field(ge=0)]
 
     def predict(self, arch: Architecture) -> Prediction:
-        """The latency of an architecture, the margin of error, and a warning outside the range."""
+        """Predict the latency of an architecture.
+
+        The time is a sum over ``features``; the margin covers 95% of the errors on left-out
+        architectures, and there is a warning outside the calibrated range.
+        """
         found = features(arch, self.batch, self.fingerprint.device)
         ms = sum(per_unit * found[name] for name, per_unit in self.ms_per_unit.items())
         return Prediction(ms, ms * self.margin, self._warning(found, ms))
@@ -83,7 +87,15 @@ class Predictor(files.Record):
         return f"outside the calibrated range ({what}): the margin may not hold"
 
     def save(self, path: Path | None = None) -> Path:
-        """Write the predictor; default: its place in the user's cache folder."""
+        """Write the predictor.
+
+        Args:
+            path: Where; default its place in the user's cache folder, where ``load_predictor``
+                finds it.
+
+        Returns:
+            Where it was written.
+        """
         path = path or predictor_path(self.fingerprint, self.batch, self.dtype, self.mode)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, self.model_dump_json(by_alias=True, indent=1) + "\n")

@@ -28,7 +28,7 @@ class Settings:
 
     Attributes:
         dtype_name: ``fp32``, ``bf16`` or ``fp16``.
-        dtype: The same as torch's.
+        dtype: The same type, as torch's.
         device: The device.
         mode: ``eager``, ``compile`` or ``graph``.
         l2: Whether the L2 cache of a GPU is left ``warm`` or is ``flushed`` before each run.
@@ -46,7 +46,14 @@ class Settings:
     def of(
         cls, dtype: str | None, device: str, mode: str | None, threads: int | None, l2: str
     ) -> Settings:
-        """Settings that this device has; ``None`` is its default.
+        """Settings that this device has.
+
+        Args:
+            dtype: ``fp32``, ``bf16`` or ``fp16``; ``None`` for ``modes.setting``'s.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            mode: ``eager``, ``compile`` or ``graph``; ``None`` for ``modes.setting``'s.
+            threads: Threads on the CPU; ``None`` for as many as torch has.
+            l2: Whether the L2 cache of a GPU is left ``warm`` or is ``flushed``.
 
         Raises:
             UsageError: it lacks the type or mode, or there is no such device.
@@ -63,7 +70,7 @@ class Settings:
         return cls(dtype, torch_dtype(dtype, found), found, mode, l2, fingerprint(found, threads))
 
     def where(self, name: str, batch: int) -> str:
-        """What is measured, for messages."""
+        """What is measured, in words, for messages: name, batch, dtype and device."""
         return f"{name}, batch {batch}, {self.dtype_name} on {self.device}"
 
 
@@ -74,7 +81,7 @@ class Prepared:
     Attributes:
         call: What is timed.
         expected: The output of the eager model in fp32.
-        difference: Of the call's output from that, as ``verified`` found it.
+        difference: How far the call's output is from that, as ``verified`` found it.
         turn: Times the call.
         run_s: Seconds of a run, roughly.
         peak_bytes: Peak memory of one run: weights, input and what the run allocates.

@@ -53,7 +53,7 @@ class Bound:
 
     @property
     def least_ms(self) -> float:
-        """What the device needs at least; never more than the run took."""
+        """The least time that the device needs, in milliseconds; never more than the run took."""
         return min(self.measured_ms, max(self.macs_ms, self.bytes_ms))
 
     @property
@@ -68,7 +68,7 @@ class Bound:
 
     @property
     def note(self) -> str | None:
-        """A sentence where it was."""
+        """Why the run may have been faster than a ceiling; ``None`` where it was not."""
         if self.macs_ms > self.measured_ms:
             return (
                 f"{self.macs_ms / self.measured_ms:.2f} times as fast as the best matrix products "
@@ -99,7 +99,7 @@ class Roofline(files.Record):
     bytes_per_s: Rate
 
     def raised_to(self, other: Roofline) -> Roofline:
-        """The higher of both in every ceiling."""
+        """The higher of two measurements for every ceiling: the lower one was disturbed."""
         rates = {
             name: max(rate, other.macs_per_s.get(name, rate))
             for name, rate in self.macs_per_s.items()
@@ -163,7 +163,12 @@ def cache_path(here: Fingerprint) -> Path:
 
 @exact_fp32()
 def measure(device: torch.device, here: Fingerprint) -> Roofline:
-    """Measure both ceilings: the best of several runs, on random data, without TF32."""
+    """Measure both ceilings: the best of several runs, on random data, without TF32.
+
+    Args:
+        device: Where to measure.
+        here: Its fingerprint, kept with the result.
+    """
     side = 8192 if device.type == "cuda" else 1024
     elements = (256 if device.type == "cuda" else 32) * 2**20
     generator = torch.Generator().manual_seed(0)

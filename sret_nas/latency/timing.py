@@ -155,7 +155,7 @@ class Summary:
         median_s: Median over all runs.
         p95_s: 95th percentile over all runs.
         low_s: Lower end of the 95% confidence interval of the median.
-        high_s: Upper end.
+        high_s: Upper end of that interval.
         runs: Runs in all.
     """
 
@@ -167,7 +167,7 @@ class Summary:
 
     @property
     def spread(self) -> float:
-        """Half the interval over the median."""
+        """Half the confidence interval of the median, as a share of the median."""
         return (self.high_s - self.low_s) / 2 / self.median_s
 
 

@@ -29,7 +29,15 @@ KINDS = 8
 
 
 class Unit(NamedTuple):
-    """Folded weights of one unit: ``y = W₂·f(W₁·x̂ + b₁) + b₂``, joined as ``skip∘x + y``."""
+    """Folded weights of one unit: ``y = W₂·f(W₁·x̂ + b₁) + b₂``, joined as ``skip∘x + y``.
+
+    Attributes:
+        w1: (O, C).
+        b1: (O,).
+        w2: (C, I).
+        b2: (C,).
+        skip: (C,); ``None`` without residual coefficients.
+    """
 
     w1: Tensor
     b1: Tensor
@@ -39,14 +47,23 @@ class Unit(NamedTuple):
 
     @classmethod
     def all_of(cls, folded: Sequence[Tensor], scaled: bool) -> list[Unit]:
-        """Units from all their tensors in a row."""
+        """Put units together from all their tensors in a row, as autograd passes them.
+
+        Args:
+            folded: Tensors, in the order of the fields.
+            scaled: Whether there are residual coefficients, and with them ``skip``.
+        """
         fields = len(cls._fields) - (not scaled)
         rows = [folded[i : i + fields] for i in range(0, len(folded), fields)]
         return [cls(*row, *([] if scaled else [None])) for row in rows]
 
 
 def parameters(unit: SlicedAttention | MlpUnit) -> list[Tensor]:
-    """γ, β, W₁, b₁, W₂, b₂ and, with residual coefficients, branch and skip."""
+    """Parameters of a unit in the order that this file relies on.
+
+    Returns:
+        γ, β, W₁, b₁, W₂, b₂ and, with residual coefficients, branch and skip.
+    """
     first, second = (
         (unit.qkv, unit.proj) if isinstance(unit, SlicedAttention) else (unit.fc1, unit.fc2)
     )
@@ -63,7 +80,7 @@ class Members(NamedTuple):
     Attributes:
         rows: (U, ΣO), of W₁ by unit.
         columns: (2U, ΣI + 2U), of W₂, b₂ and ``skip`` by unit: first ``branch``, then ``skip``.
-        ones: (C,).
+        ones: Ones, (C,).
     """
 
     rows: Tensor
@@ -72,7 +89,7 @@ class Members(NamedTuple):
 
     @classmethod
     def of(cls, units: Sequence[SlicedAttention | MlpUnit], device: torch.device) -> Members:
-        """Those of some units."""
+        """Make the matrices of membership for some units, on the device where they are."""
         params = [parameters(unit) for unit in units]
         alone = torch.eye(len(units))
         second = _membership([w2.shape[1] for _, _, _, _, w2, *_ in params])
@@ -90,13 +107,13 @@ def _membership(sizes: Sequence[int]) -> Tensor:
 
 
 class Fold(torch.autograd.Function):
-    """Parameters of some units to their folded weights; see ``fold``."""
+    """``fold`` for autograd, which goes back by ``unfold``."""
 
     @staticmethod
     def forward(
         ctx: Any, scaled: bool, dtype: torch.dtype, members: Members, *params: Tensor
     ) -> tuple[Tensor, ...]:
-        """The fields of every ``Unit`` in a row."""
+        """Fold the parameters; the fields of every ``Unit`` come back in a row."""
         ctx.scaled, ctx.members = scaled, members
         ctx.save_for_backward(*params)
         units = fold(params, scaled, dtype, members.ones)
@@ -105,7 +122,7 @@ class Fold(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of the parameters."""
+        """Gradients of the parameters from those of the fields."""
         found = unfold(ctx.saved_tensors, gradients, ctx.scaled, ctx.members)
         return (None, None, None, *found)
 
@@ -114,10 +131,10 @@ def fold(params: Sequence[Tensor], scaled: bool, dtype: torch.dtype, ones_C: Ten
     """Folded weights of all units: matrices in ``dtype``, vectors as they are.
 
     Args:
-        params: Those of every unit in a row, as ``parameters`` lists them.
+        params: Parameters of every unit in a row, as ``parameters`` lists them.
         scaled: Whether there are residual coefficients.
         dtype: What matrices are multiplied in.
-        ones_C: For ``skip``, which is one number for all channels.
+        ones_C: Ones, for ``skip``, which is one number for all channels.
     """
     gamma, beta, w1, b1, w2, b2, *scalars = _by_kind(params, scaled)
     U = len(w1)
@@ -141,7 +158,7 @@ def fold(params: Sequence[Tensor], scaled: bool, dtype: torch.dtype, ones_C: Ten
 
 
 def shortened(values: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The same in ``dtype``, by one copy."""
+    """Tensors of one dtype in another, (…) each, by one copy into one piece of memory."""
     if values[0].dtype == dtype:
         return list(values)
     aligned = [-(-one.numel() // ALIGN) * ALIGN for one in values]
@@ -155,7 +172,7 @@ def shortened(values: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 
 def shortened_vectors(units: Sequence[Unit]) -> list[Tensor]:
-    """All fields of the units in a row, the vectors in the dtype of the matrices too."""
+    """All fields of the units in a row, the vectors in the short dtype of the matrices too."""
     fields = [one for unit in units for one in unit if one is not None]
     vectors = iter(shortened([one for one in fields if one.ndim == 1], units[0].w1.dtype))
     return [next(vectors) if one.ndim == 1 else one for one in fields]
@@ -164,7 +181,17 @@ def shortened_vectors(units: Sequence[Unit]) -> list[Tensor]:
 def unfold(
     params: Sequence[Tensor], gradients: Sequence[Tensor], scaled: bool, members: Members
 ) -> list[Tensor]:
-    """Gradients of the parameters from those of the folded weights, both in a row by unit."""
+    """Gradients of the parameters from those of the folded weights.
+
+    Args:
+        params: Parameters of every unit in a row, as ``parameters`` lists them.
+        gradients: Gradients of the fields of every ``Unit`` in a row.
+        scaled: Whether there are residual coefficients.
+        members: Which parts of concatenated matrices belong together.
+
+    Returns:
+        Gradients in the order of ``params``.
+    """
     gamma, beta, w1, _, w2, b2, *scalars = _by_kind(params, scaled)
     U = len(gamma)
     fields = len(Unit._fields) - (not scaled)

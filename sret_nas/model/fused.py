@@ -43,7 +43,7 @@ FOLDED_AT_ONCE = 3 * AT_ONCE
 
 
 class Part(NamedTuple):
-    """Some steps of a stage.
+    """Some steps of a stage, which one autograd function walks through.
 
     Attributes:
         units: Which units of the stage they use.
@@ -60,12 +60,12 @@ class Plan(NamedTuple):
     Attributes:
         heads: Attention heads H.
         scaled: Whether there are residual coefficients.
-        rates: Of drop-path, of every unit of every step.
+        rates: Drop-path rates of every unit of every step.
         keep: The chances to be kept, where they are below 1: (K, 1, 1, 1).
-        zeros: (C,).
-        ones: (C,).
-        members: For every ``FOLDED_AT_ONCE`` units.
-        parts: Every ``AT_ONCE`` steps.
+        zeros: Zeros, (C,).
+        ones: Ones, (C,).
+        members: What ``folding`` needs of every ``FOLDED_AT_ONCE`` units.
+        parts: The steps, ``AT_ONCE`` in each part.
     """
 
     heads: int
@@ -134,7 +134,7 @@ def plan(
     """Plan a stage.
 
     Args:
-        units: Its attentions, MLPs and NLLs.
+        units: Attentions, MLPs and NLLs of the stage.
         steps: Its block applications by the indices of these units; their ``masks`` are set here.
         device: Where the stage is.
     """
@@ -160,7 +160,7 @@ def plan(
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Successive items, at most ``size`` at a time (``itertools.batched`` from Python 3.12)."""
+    """Cut items into pieces of at most ``size`` (``itertools.batched`` from Python 3.12)."""
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
@@ -179,7 +179,7 @@ def _part(steps: Sequence[Step]) -> Part:
 
 
 def rates(units: Sequence[SlicedAttention | MlpUnit], step: Step) -> Iterator[float]:
-    """Drop-path rate of every unit of a step."""
+    """Drop-path rate of every unit of a step, in the order in which they are applied."""
     for which in (step.attention, *step.mlps):
         drop_path = units[which].residual.drop_path
         yield float(drop_path.drop_prob) if drop_path is not None else 0.0
@@ -231,7 +231,7 @@ def drop_path_masks(keep_K111: Tensor, batch: int, dtype: torch.dtype) -> Tensor
 
 
 class FusedSteps(torch.autograd.Function):
-    """Some block applications of a stage, forwards and backwards, on folded weights."""
+    """The steps of one ``Part`` on folded weights, forwards and backwards, for autograd."""
 
     @staticmethod
     def forward(
@@ -245,7 +245,7 @@ class FusedSteps(torch.autograd.Function):
         inverses_PN: Tensor | None,
         *weights: Tensor,
     ) -> Tensor:
-        """Walk through the steps, keeping what the way back needs."""
+        """Walk through the steps, keeping what the way back needs; tokens to tokens, (B, N, C)."""
         units = Unit.all_of(weights, of.scaled)
         short = Unit.all_of(shortened_vectors(units), of.scaled)
         with torch.autocast(x_BNC.device.type, enabled=False):
@@ -265,7 +265,7 @@ class FusedSteps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_BNC: Tensor) -> tuple[Tensor | None, ...]:
-        """Walk back through the steps."""
+        """Walk back: the gradients of the tokens, (B, N, C), and of the folded weights."""
         of: Plan = ctx.of
         saved = iter(ctx.saved_tensors)
         random, folded, kept = (list(itertools.islice(saved, count)) for count in ctx.counts)

@@ -37,13 +37,13 @@ class Residual(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Both scalars to 1, as ``nn.Linear`` has it for a start on ``meta``."""
+        """Set both scalars to 1; like ``nn.Linear``'s, for a start on ``meta``."""
         for scalar in (self.skip, self.branch):
             if scalar is not None:
                 scalar.fill_(1.0)
 
     def forward(self, x_BNC: Tensor, y_BNC: Tensor) -> Tensor:
-        """Join the unit's input with the output of its branch."""
+        """Join a unit's input with the output of its branch, (B, N, C) each."""
         if self.drop_path is not None:
             y_BNC = self.drop_path(y_BNC)
         if self.skip is None or self.branch is None:
@@ -144,10 +144,10 @@ def attention(
 
     Args:
         q_bSHD: Queries (b, S, H, D), b = B·G.
-        k_bSHD: Keys, alike.
-        v_bSHD: Values, alike.
+        k_bSHD: Keys, of the same shape.
+        v_bSHD: Values, of the same shape.
         dropout: Dropout of the attention weights.
-        row_bytes: Of which a row is a multiple.
+        row_bytes: What a row must be a multiple of, in bytes.
 
     Returns:
         (b, S, H, D), in memory as such where the kernel allows it.
@@ -172,7 +172,17 @@ def prefers_products(qkv: Tensor) -> bool:
 def attention_by_products(
     q_bSHD: Tensor, k_bSHD: Tensor, v_bSHD: Tensor, dropout: float = 0.0
 ) -> Tensor:
-    """The same as two plain matrix products, for counters that are blind to SDPA."""
+    """Attention by two plain matrix products, for counters that are blind to SDPA.
+
+    Args:
+        q_bSHD: Queries (b, S, H, D), b = B·G.
+        k_bSHD: Keys, of the same shape.
+        v_bSHD: Values, of the same shape.
+        dropout: Dropout of the attention weights.
+
+    Returns:
+        (b, S, H, D), what ``attention`` computes up to rounding.
+    """
     q, k, v = q_bSHD.transpose(1, 2), k_bSHD.transpose(1, 2), v_bSHD.transpose(1, 2)
     attention_bHSS = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
     if dropout:
@@ -205,7 +215,7 @@ class MlpUnit(nn.Module):
         self.residual = Residual(scaled, drop_path)
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        """Apply the unit to every token."""
+        """Apply the unit to every token by itself, (B, N, C)."""
         y = F.gelu(self.fc1(self.norm(x_BNC)))
         if self.drop:
             y = F.dropout(y, self.drop, self.training)

@@ -127,19 +127,19 @@ class SReT(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The position embedding anew; each module below has its own, as torch's have."""
+        """Draw the position embedding anew; each module below resets its own parameters."""
         # Within 6 standard deviations: at the default bounds of ±2, one model in 300 got a
         # value of -2, where the draw under the inverse of the distribution is exactly its end.
         trunc_normal_(self.pos_embed, std=0.02, a=-0.12, b=0.12)
 
     def init_weights(self) -> None:
-        """All weights and buffers anew, after a start on ``meta`` and ``to_empty``."""
+        """Draw all weights and buffers anew, as after a start on ``meta`` and ``to_empty``."""
         for module in self.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()  # type: ignore[operator]
 
     def set_fused_attn(self, enable: bool = True) -> None:
-        """Choose ``scaled_dot_product_attention`` or plain matrix products."""
+        """Attend by ``scaled_dot_product_attention``, or else by plain matrix products."""
         for module in self.modules():
             if isinstance(module, SlicedAttention):
                 module.fused = enable
@@ -157,7 +157,7 @@ class SReT(nn.Module):
             stage.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay, beside vectors: the position embedding."""
+        """Names of parameters without weight decay, beside all vectors: the position embedding."""
         return {"pos_embed"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -183,11 +183,19 @@ class SReT(nn.Module):
         return {"stem": stem, "blocks": blocks}
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
+        """The last linear layer, or an identity where the head is left out."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh head for another number of classes; 0 leaves it out."""
+        """Make a fresh head.
+
+        Args:
+            num_classes: How many logits it has; 0 leaves it out.
+            global_pool: ``avg``, or ``""`` for none; ``None`` leaves it as it is.
+
+        Raises:
+            UsageError: another pooling.
+        """
         if global_pool not in (None, "avg", ""):
             raise UsageError(f"global_pool: given {global_pool!r}; allowed: 'avg' or ''")
         if global_pool is not None:
@@ -327,7 +335,16 @@ class SReT(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop what the chosen stages do not need."""
+        """Drop what the chosen stages do not need; arguments as everywhere in timm.
+
+        Args:
+            indices: Stages whose outputs are wanted, or how many of the last.
+            prune_norm: Replace the final norm.
+            prune_head: Drop the head.
+
+        Returns:
+            The indices of the stages.
+        """
         take, deepest = feature_take_indices(len(self.stages), indices)
         shorter = deepest < len(self.stages) - 1
         if shorter:
@@ -346,7 +363,7 @@ class SReT(nn.Module):
         return list(take)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images to the grid of the last stage, (B, C, side, side)."""
+        """Images (B, in_chans, image_size, image_size) to the last grid, (B, C, side, side)."""
         return self.forward_stages(x, len(self.stages) - 1)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -361,12 +378,16 @@ class SReT(nn.Module):
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+        """Images (B, in_chans, image_size, image_size) to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
 
 def side_of(img_size: int | tuple[int, int] | None) -> int | None:
-    """The side of a square image in pixels, as timm's callers write it."""
+    """The side of a square image in pixels, as timm's callers write it; ``None`` stays.
+
+    Raises:
+        UsageError: not a square.
+    """
     if isinstance(img_size, Sequence):
         if len(img_size) != 2 or img_size[0] != img_size[1]:
             raise UsageError(f"img_size: given {tuple(img_size)}; allowed: a square")
@@ -375,7 +396,7 @@ def side_of(img_size: int | tuple[int, int] | None) -> int | None:
 
 
 def described(arch: Architecture) -> dict[str, Any]:
-    """What ``pretrained_cfg`` says of a model's sizes."""
+    """What ``pretrained_cfg`` says of a model's sizes: of its images, classes and last grid."""
     return {
         "input_size": (arch.in_chans, arch.image_size, arch.image_size),
         "num_classes": arch.num_classes,

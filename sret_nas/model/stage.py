@@ -111,7 +111,7 @@ class RecursiveStage(nn.Module):
         self.inverses = orders_PN.argsort(dim=1).to(device)
 
     def reset_parameters(self) -> None:
-        """The permutations again, as ``nn.Linear`` has it for a start on ``meta``."""
+        """Draw the stored permutations again; like ``nn.Linear``'s, for a start on ``meta``."""
         self.draw_fixed_permutations()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -122,7 +122,14 @@ class RecursiveStage(nn.Module):
         return self
 
     def orders(self, x_BNC: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Orders of the tokens for the permuted applications, and their inverses; (P, N) each."""
+        """Orders of the tokens for the permuted applications, and their inverses.
+
+        Args:
+            x_BNC: The tokens.
+
+        Returns:
+            (P, N) each; ``None`` where nothing is permuted.
+        """
         permuted = sum(step.permuted for step in self.schedule)
         if not permuted:
             return None
@@ -132,7 +139,16 @@ class RecursiveStage(nn.Module):
     def apply_block(
         self, step: int, x_BNC: Tensor, permutation_2N: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """One block application and its non-linear projection layer."""
+        """Apply one block, and its non-linear projection layer where there is one.
+
+        Args:
+            step: Which application of the stage.
+            x_BNC: The tokens.
+            permutation_2N: Order of the tokens and its inverse, or ``None``.
+
+        Returns:
+            (B, N, C).
+        """
         use: Application = self.schedule[step]
         x_BNC = self.attention[use.attention](x_BNC, use.groups, permutation_2N)
         x_BNC = self.mlp[use.mlp](x_BNC)
@@ -141,7 +157,7 @@ class RecursiveStage(nn.Module):
         return x_BNC
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        """All block applications in order; the shape stays."""
+        """Apply all blocks in order; (B, N, C) stays (B, N, C)."""
         if self.permutations.is_meta:  # weights were put in place one by one
             self.draw_fixed_permutations()
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
@@ -161,12 +177,12 @@ class RecursiveStage(nn.Module):
 
     @property
     def units(self) -> list[SlicedAttention | MlpUnit]:
-        """The weight units: attentions, MLPs, non-linear projection layers."""
+        """The units that have weights: attentions, then MLPs, then non-linear projection layers."""
         return [*self.attention, *self.mlp, *self.nll]
 
     @property
     def steps(self) -> list[Step]:
-        """The block applications by the indices of their units and permutations."""
+        """The block applications, with the indices of their ``units`` and permutations."""
         attentions, mlps = len(self.attention), len(self.mlp)
         rows = iter(range(len(self.schedule)))
         return [
@@ -180,7 +196,7 @@ class RecursiveStage(nn.Module):
         ]
 
     def plan(self, device: torch.device) -> fused.Plan:
-        """For the fused path; made anew when it is outdated."""
+        """The plan of the fused path on a device, made anew when it is outdated."""
         units, steps = self.units, self.steps
         rates = tuple(rate for step in steps for rate in fused.rates(units, step))
         known = self.planned
@@ -205,7 +221,7 @@ def token_orders(
     Args:
         x_BNC: Tokens.
         permutations_PN: Stored orders.
-        inverses_PN: Theirs.
+        inverses_PN: Inverses of the stored orders.
         count: How many to draw.
         draw: ``no`` takes the stored ones, ``fixed`` draws on the tokens' device, ``random``
             on the CPU, as the published code does, whatever the device.

@@ -110,7 +110,17 @@ def sret(
     architecture: Architecture | Mapping[str, Any] | str | Path | None = None,
     **options: Any,
 ) -> Any:
-    """Any architecture: a name, a path, a mapping, an ``Architecture`` or ``RUN#7``."""
+    """A model of any architecture, as ``timm.create_model("sret", architecture=…)`` makes it.
+
+    Args:
+        pretrained: Take the weights of ``pretrained_cfg_overlay={"file": …}``; none are hosted.
+        architecture: A preset's name, a path, a mapping, an ``Architecture`` or ``RUN#7``.
+        options: Keywords of ``SReT`` and of ``timm.create_model``.
+
+    Raises:
+        UsageError: no architecture is given.
+        ArchitectureError: the architecture cannot be built.
+    """
     if architecture is None:
         raise UsageError(
             "timm model 'sret': no architecture given",

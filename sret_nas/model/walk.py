@@ -18,7 +18,7 @@ from sret_nas.model.layers import LAYER_NORM_EPS, attention, prefers_products
 KEPT_ATTENTION = 9
 """Tensors that the way back needs of an attention: ``Walk`` lists them."""
 KEPT_MLP = 6
-"""The same of an MLP or an NLL."""
+"""Tensors that the way back needs of an MLP or an NLL."""
 
 
 class Step(NamedTuple):
@@ -29,7 +29,7 @@ class Step(NamedTuple):
         mlps: Its MLP and, if there is one, its NLL.
         groups: Slices G.
         order: Row of the permutations, or ``None``.
-        masks: Of its units in turn, rows of the drop-path masks, or ``None``.
+        masks: Row of the drop-path masks of each of its units in turn, or ``None``.
     """
 
     attention: int
@@ -40,7 +40,17 @@ class Step(NamedTuple):
 
 
 class Walk:
-    """Forward and backward of single steps."""
+    """Goes through block applications on folded weights, one step at a time, and back.
+
+    Args:
+        units: Folded weights, in the dtype of the tokens.
+        heads: Attention heads H.
+        zeros_C: Zeros.
+        ones_C: Ones.
+        masks_KB11: Drop-path masks of every unit that has some, or ``None``.
+        orders_PN: Orders of the tokens for permuted steps, or ``None``.
+        inverses_PN: Their inverses.
+    """
 
     def __init__(
         self,
@@ -60,7 +70,11 @@ class Walk:
         self.affine = (None, None) if plain else (ones_C, zeros_C)
 
     def forward(self, step: Step, x_BNC: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """One step; its result, and what its way back needs."""
+        """Apply one step.
+
+        Returns:
+            The tokens after it, (B, N, C), and what ``backward`` needs of it.
+        """
         x_BNC, kept = self._attend(step, x_BNC)
         for which, mask in zip(step.mlps, step.masks[1:], strict=True):
             x_BNC, more = self._mlp(self.units[which], x_BNC, mask)
@@ -70,7 +84,17 @@ class Walk:
     def backward(
         self, step: Step, d_BNC: Tensor, kept: list[Tensor], sums: list[list[Tensor]]
     ) -> Tensor:
-        """The gradient of a step's input; those of its weights go into ``sums``."""
+        """Go back over one step.
+
+        Args:
+            step: The step.
+            d_BNC: Gradient of its output.
+            kept: What ``forward`` returned of it; it is used up.
+            sums: Gradients of the fields of every unit so far; those of the step are added.
+
+        Returns:
+            The gradient of its input, (B, N, C).
+        """
         found: dict[int, list[Tensor]] = {}
         for which, mask in zip(reversed(step.mlps), reversed(step.masks[1:]), strict=True):
             d_BNC, of_unit = self._mlp_back(self.units[which], d_BNC, mask, kept[-KEPT_MLP:])

@@ -33,7 +33,7 @@ def unwrap(checkpoint: object, use_ema: bool = True) -> dict[str, Any]:
     """The state dict in a checkpoint, by its own names.
 
     Args:
-        checkpoint: What was read.
+        checkpoint: What was read: names and tensors, perhaps under keys and prefixes of others.
         use_ema: Where there are several, take the moving average; else what it averages.
 
     Raises:
@@ -97,6 +97,6 @@ def _prefix(key: str) -> str | None:
 
 
 def some(keys: Iterable[str], most: int = 6) -> str:
-    """The first few of many names."""
+    """The first few of many names as a list in words, and how many more there are."""
     keys = list(keys)
     return ", ".join(keys[:most]) + (f", … ({len(keys) - most} more)" if len(keys) > most else "")

@@ -29,7 +29,7 @@ SECRET_WORDS = ("pass", "secret", "token")
 
 @dataclass(frozen=True)
 class Address:
-    """Where a storage is.
+    """Where a storage is; printed, it has no password.
 
     Attributes:
         secret: The whole URL, password included.
@@ -39,7 +39,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """An address from what a user wrote.
+        """Read an address as a user wrote it; ``@FILE`` has one on its first line.
 
         Raises:
             UsageError: it is none, or its file cannot be read; the text is not repeated.
@@ -65,17 +65,17 @@ class Address:
 
     @property
     def url(self) -> URL:
-        """For SQLAlchemy."""
+        """The whole URL, password included, as SQLAlchemy takes it."""
         return make_url(self.secret)
 
     @property
     def kind(self) -> str:
-        """``sqlite``, ``postgresql``, ``mysql``, ``mariadb`` or ``grpc``."""
+        """The kind of storage: ``sqlite``, ``postgresql``, ``mysql``, ``mariadb`` or ``grpc``."""
         return self.url.drivername.partition("+")[0]
 
     @property
     def complete(self) -> bool:
-        """Whether it says everything without secrets."""
+        """Whether the address as it is printed, without secrets, is enough to connect."""
         return str(self) == _plain(self.url).render_as_string(hide_password=False)
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class Address:
     __repr__ = __str__
 
     def scrub(self, text: str) -> str:
-        """A message of a driver, without the secrets of this address."""
+        """The message of a driver, with the passwords of this address as ``***``."""
         url = self.url
         secrets = [url.password, *(v for k, v in url.query.items() if "pass" in k.lower())]
         for secret in secrets:

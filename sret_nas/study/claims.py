@@ -48,7 +48,15 @@ class Claim:
 
 
 def verdict(own: Any, others: Iterable[Claim]) -> Verdict:
-    """What becomes of the claim of rank ``own``, from one reading of all others that stand."""
+    """What becomes of a claim, from one reading of all others of the same thing that stand.
+
+    Args:
+        own: The rank of the claim.
+        others: The other claims.
+
+    Returns:
+        ``won``: confirm it, and train. ``lost``: drop it. ``wait``: read them again.
+    """
     others = list(others)
     if any(other.confirmed or other.rank < own for other in others):
         return "lost"

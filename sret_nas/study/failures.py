@@ -24,7 +24,7 @@ FREE = (
 
 
 def said(error: BaseException) -> str:
-    """The first line of what the driver or the server said."""
+    """The first line of what the driver or the server said, found at the bottom of an error."""
     for link in chain(error):
         original = getattr(link, "orig", None)
         if original is not None:
@@ -37,7 +37,7 @@ def said(error: BaseException) -> str:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error, then what caused it, and so on to the first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -67,7 +67,15 @@ def _passes(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def reported(where: Path | str) -> Iterator[None]:
-    """Turn what a storage or a full disk raises into one line."""
+    """Within, what a storage or a full disk raises becomes one line with the next step.
+
+    Args:
+        where: What the study is called in the message.
+
+    Raises:
+        ConfigError: a record of the study is broken.
+        SretNasError: the disk or the database failed, or another program holds it.
+    """
     try:
         yield
     except SretNasError:

@@ -42,7 +42,7 @@ class WorkerId:
 
     Attributes:
         name: Unique, and readable: host, process and a random word.
-        boot: Of its operating system; ``None`` where that cannot be told.
+        boot: Id of the boot of its operating system; ``None`` where that cannot be told.
         space: Its namespace of process ids within it.
         pid: Its process id there.
         started: When it started, as its operating system counts.
@@ -57,12 +57,12 @@ class WorkerId:
     team: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """All attributes by name, as plain data for the study."""
         return asdict(self)
 
     @classmethod
     def load(cls, data: Mapping[str, Any] | None) -> WorkerId | None:
-        """From plain data; ``None`` where it is missing or of another version."""
+        """Read what ``to_dict`` gave; ``None`` where it is missing or of another version."""
         try:
             return cls(**(data or {}))
         except TypeError:
@@ -70,7 +70,7 @@ class WorkerId:
 
 
 def me(team: str = "") -> WorkerId:
-    """This process; a new name each time.
+    """The id of this process; it has a new name each time.
 
     Args:
         team: Name of the process that started it; default its own.
@@ -127,8 +127,8 @@ class Held:
     """Something that a worker holds: a trial, or a confirmation.
 
     Attributes:
-        owner: WorkerId; ``None`` where it died before it said so.
-        beat: Its last number.
+        owner: The worker; ``None`` where it died, or has not yet said who it is.
+        beat: The last number that it wrote.
     """
 
     owner: WorkerId | None
@@ -141,8 +141,9 @@ class HeartbeatMonitor:
     Args:
         own: Name of this process, which is alive.
         beat_s: Seconds between two beats.
-        one_machine: See ``gone``.
-        clock: A steady clock.
+        one_machine: Whether all that share the storage run on this machine, so that a worker
+            of another boot is gone.
+        clock: A steady clock, in seconds.
     """
 
     def __init__(
@@ -160,10 +161,13 @@ class HeartbeatMonitor:
         self._last = clock()
 
     def look(self, held: Mapping[Any, Held]) -> set[Any]:
-        """Keys of those whose worker is no more.
+        """Judge who is no more, by what has changed since the last look.
 
         Args:
-            held: Everything that is held now, as just read from the storage.
+            held: Everything that is held now by its key, as just read from the storage.
+
+        Returns:
+            Keys of those whose worker is no more.
         """
         now = self.clock()
         passed, self._last = now - self._last, now
@@ -186,7 +190,7 @@ class Heartbeat:
     """Beats from a thread, for whatever the worker holds; a beat that fails is left out.
 
     Args:
-        every_s: Seconds between two.
+        every_s: Seconds between two beats.
     """
 
     def __init__(self, every_s: float) -> None:
@@ -196,12 +200,12 @@ class Heartbeat:
         self._over: threading.Event | None = None
 
     def hold(self, beat: Callable[[int], object]) -> None:
-        """From now on, write a number with this."""
+        """From now on, call ``beat`` with a number that grows, every ``every_s`` seconds."""
         with self._beats:
             self._beat = beat
 
     def release(self) -> None:
-        """Nothing is held; when this returns, no beat is under way."""
+        """Beat no more for what was held; when this returns, no beat is under way."""
         with self._beats:
             self._beat = None
 
@@ -229,7 +233,10 @@ class Heartbeat:
 
 
 def pauses() -> Iterator[None]:
-    """Pauses, each longer than the one before."""
+    """Sleep before each item, longer from one to the next, and never the same for two workers.
+
+    From ``SHORTEST_PAUSE_S`` to ``LONGEST_PAUSE_S``, without an end.
+    """
     length = SHORTEST_PAUSE_S
     while True:
         time.sleep(random.uniform(length / 2, length))  # noqa: S311

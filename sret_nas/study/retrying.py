@@ -32,13 +32,13 @@ Say = Callable[[str], None]
 
 
 def say_on_stderr(text: str) -> None:
-    """One line."""
+    """Write a line to stderr, at once: what a worker says while a database is away."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def wait_s(attempt: int) -> float:
-    """Longer from attempt to attempt, and never the same for two workers."""
+    """Seconds to wait before a call is made again: longer from attempt to attempt, with jitter."""
     longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
     return random.uniform(longest / 2, longest)  # noqa: S311
 
@@ -69,8 +69,10 @@ class RetryingStorage(BaseStorage):
     Args:
         inner: The storage itself, for calls that may fail.
         say: Told once when the database does not answer, and once when it does again.
-        retry_s: How long to wait, in all, for one call.
-        leave_out: Trials that are not shown.
+        retry_s: Seconds to wait, in all, for one call.
+        sleep: Waits for so many seconds.
+        clock: A steady clock, in seconds.
+        leave_out: Whether a trial is not shown.
     """
 
     def __init__(
@@ -112,37 +114,37 @@ class RetryingStorage(BaseStorage):
         self.call("set_study_system_attr", study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        """Id of a study."""
+        """Look up the id of a study by its name."""
         found: int = self.call("get_study_id_from_name", study_name)
         return found
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """Name of a study."""
+        """Look up the name of a study by its id."""
         found: str = self.call("get_study_name_from_id", study_id)
         return found
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Directions of a study."""
+        """Read the direction of every objective of a study."""
         found: list[StudyDirection] = self.call("get_study_directions", study_id)
         return found
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """User attributes of a study."""
+        """Read the user attributes of a study."""
         found: dict[str, Any] = self.call("get_study_user_attrs", study_id)
         return found
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """System attributes of a study."""
+        """Read the system attributes of a study."""
         found: dict[str, Any] = self.call("get_study_system_attrs", study_id)
         return found
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        """All studies, frozen."""
+        """Read all studies of the storage."""
         found: list[FrozenStudy] = self.call("get_all_studies")
         return found
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        """Id of a trial; Optuna's base reads all trials for it."""
+        """Look up the id of a trial by its number; Optuna's base reads all trials for it."""
         found: int = self.call("get_trial_id_from_study_id_trial_number", study_id, trial_number)
         return found
 
@@ -161,7 +163,7 @@ class RetryingStorage(BaseStorage):
         self.call("set_trial_system_attr", trial_id, key, value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """A trial, frozen."""
+        """Read one trial."""
         found: FrozenTrial = self.call("get_trial", trial_id)
         return found
 
@@ -212,7 +214,17 @@ class RetryingStorage(BaseStorage):
         return bool(self.call("set_trial_state_values", trial_id, state, values))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """One call of the storage, repeated where it failed for a passing reason."""
+        """Make one call of the storage, again and again where it fails for a passing reason.
+
+        Args:
+            name: The method of the storage.
+            args: Its arguments.
+            kwargs: Its keywords.
+
+        Raises:
+            ConfigError: a record of the study is broken.
+            Exception: what the call raised, where it does not pass or ``retry_s`` are over.
+        """
         start = self.clock()
         for attempt in itertools.count():
             try:
@@ -257,27 +269,27 @@ class RetryingStorage(BaseStorage):
 
 
 def with_all_trials(storage: BaseStorage) -> BaseStorage:
-    """The same storage, with what is left out of it."""
+    """The storage without the filter that leaves trials out, for those who show everything."""
     if not isinstance(storage, RetryingStorage):
         return storage
     return RetryingStorage(storage.inner, storage.say, storage.retry_s)
 
 
 def left_out(study: optuna.Study) -> int:
-    """How many trials of a study others have made, as last read."""
+    """How many trials of a study others have made, which are not shown, as last read."""
     storage = study._storage
     return storage.left_out.get(study._study_id, 0) if isinstance(storage, RetryingStorage) else 0
 
 
 def without_retries(study: optuna.Study) -> BaseStorage:
-    """The storage of a study for calls that may fail."""
+    """The storage itself, for calls that may fail and are not worth waiting for."""
     storage: BaseStorage = study._storage
     return storage.inner if isinstance(storage, RetryingStorage) else storage
 
 
 @contextlib.contextmanager
 def snapshot(study: optuna.Study) -> Iterator[None]:
-    """Within the block, trials are read again only after one was ended here.
+    """Within, trials are read once, and again only after one was ended here.
 
     Whoever asks looks at all trials many times, and each look fetches the running ones.
     """
@@ -287,7 +299,7 @@ def snapshot(study: optuna.Study) -> Iterator[None]:
 
 @contextlib.contextmanager
 def brief_reading(study: optuna.Study) -> Iterator[None]:
-    """Within the block, trials as last read, unless time enough has passed to read them again.
+    """Within, trials are those last read, unless time enough has passed to read them again.
 
     Reading shall take ``LOOKING`` of the time and no more, however many workers crowd
     the database.
@@ -315,7 +327,7 @@ def _given(study: optuna.Study, readings: dict[int, list[FrozenTrial]]) -> Itera
 
 @contextlib.contextmanager
 def hurried(study: optuna.Study) -> Iterator[None]:
-    """Within the block, a database that is away is not waited for long."""
+    """Within, a database that is away is waited for at most ``HURRIED_S`` seconds a call."""
     storage = study._storage
     before = storage.retry_s if isinstance(storage, RetryingStorage) else 0.0
     if isinstance(storage, RetryingStorage):

@@ -70,7 +70,7 @@ class RunDir:
 
     @property
     def label(self) -> str:
-        """The folder, or the address and the study."""
+        """What the run is called in messages: its folder, or the storage and the study."""
         return str(self.path) if self.has_folder else f"{self.address} study {self._study}"
 
     @property
@@ -99,7 +99,7 @@ class RunDir:
 
     @property
     def own_database(self) -> bool:
-        """Whether the study is the folder's own file."""
+        """Whether the study is in the folder's own ``study.db``."""
         return self.address.secret == f"sqlite:///{self.database}"
 
     def _place(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class RunDir:
 
     @property
     def has_results(self) -> bool:
-        """Whether results of a study are in the folder."""
+        """Whether the results of a study, ``pareto.json``, are in the folder."""
         return (self.path / "pareto.json").exists()
 
     def config(self) -> RunConfig:
@@ -224,7 +224,7 @@ class RunDir:
 
     @property
     def study_name(self) -> str:
-        """As given, as the folder says, or that of the folder."""
+        """Name of the study: what was given, else what the folder says, else that of the folder."""
         return self._study or str(self._place().get("study") or self.path.resolve().name)
 
     def study(self, create: RunConfig | None = None, quiet: bool = False) -> optuna.Study:
@@ -359,7 +359,12 @@ def _naming_versions(where: str, written: Callable[[], Any]) -> Iterator[None]:
 
 
 def limit_of(study: optuna.Study, config: RunConfig) -> int | None:
-    """How many candidates a study is to have: as the latest ``search`` on it said."""
+    """How many candidates a study is to have in all; ``None`` for no limit.
+
+    Args:
+        study: The study; the latest ``search`` on it has the last word.
+        config: What the run was begun for, where the study does not say.
+    """
     found = study.user_attrs.get(CONFIG)
     limit: int | None = found.get("trials") if found else config.trials
     return limit

@@ -21,13 +21,13 @@ PREFIX = "session:"
 
 
 def sessions(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All sessions of a study, in order of their beginning."""
+    """All sessions among a study's attributes, in order of their beginning, in seconds."""
     found = [value for key, value in attributes.items() if key.startswith(PREFIX)]
     return sorted(found, key=lambda session: float(session["from"]))
 
 
 def total_s(attributes: Mapping[str, Any]) -> float:
-    """Wall time of a run over all its sessions."""
+    """Wall time of a run in seconds, over all its sessions; side by side, time counts once."""
     return max((one["from"] + one["seconds"] for one in sessions(attributes)), default=0.0)
 
 
@@ -56,12 +56,12 @@ class Session:
         self.start = self.saved = time.monotonic()
 
     def beat(self) -> None:
-        """Save now and then."""
+        """Save the session if more than ``BEAT_S`` seconds have passed since it was saved."""
         if time.monotonic() - self.saved > BEAT_S:
             self.save()
 
     def save(self) -> None:
-        """Write down what has passed."""
+        """Write down in the study what has passed by now."""
         self.saved = time.monotonic()
         self.study.set_user_attr(
             self.key,

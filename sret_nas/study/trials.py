@@ -42,12 +42,12 @@ def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def standing(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count, in order."""
+    """The trials of a study that stand, by number."""
     return counted(study.get_trials(deepcopy=False))
 
 
 def owner(trial: FrozenTrial) -> WorkerId | None:
-    """Who holds a trial, or held it."""
+    """Who holds a running trial, or held an ended one; ``None`` where nobody has said so."""
     return WorkerId.load(record(trial).owner)
 
 
@@ -62,7 +62,17 @@ def finish(
     state: TrialState,
     values: Sequence[float] | None = None,
 ) -> bool:
-    """Give a trial its end; ``False`` where it has one already."""
+    """Give a trial its end.
+
+    Args:
+        study: The study.
+        number: The trial.
+        state: How it ended.
+        values: Of its objectives, where it is complete.
+
+    Returns:
+        Whether it was this call that ended it; ``False`` where it had an end already.
+    """
     try:
         study.tell(number, values, state)
     except optuna.exceptions.UpdateFinishedTrialError:
@@ -83,9 +93,9 @@ def hand_back(study: optuna.Study, trial: FrozenTrial, why: str, cause: str = ""
 
     Args:
         study: The study.
-        trial: Which.
-        why: In a word, as above.
-        cause: Of a crash; crashes for other causes are not counted with it.
+        trial: The trial.
+        why: Why, in one of the words that are listed at the top of this file.
+        cause: What caused a crash; crashes for other causes are not counted with it.
 
     Returns:
         Whether it was this call that ended it.
@@ -112,7 +122,7 @@ def hand_back(study: optuna.Study, trial: FrozenTrial, why: str, cause: str = ""
 
 
 def held(trials: Sequence[FrozenTrial]) -> dict[int, Held]:
-    """Running trials with their signs of life, by number."""
+    """Running trials by number, with who holds them and the last beat of each."""
     return {
         trial.number: Held(owner(trial), record(trial).beat)
         for trial in trials
@@ -130,7 +140,7 @@ def sweep(
 
     Args:
         study: The study.
-        monitor: The eye on the others.
+        monitor: Judges which of the others are no more.
         found: All trials as just read; default: they are read here.
         but: A team that somebody else looks after: who knows how its processes ended.
 
@@ -146,7 +156,7 @@ def sweep(
 
 
 def returned(found: Sequence[FrozenTrial]) -> int:
-    """How many trials gave their architecture back, to be tried again."""
+    """How many of the trials gave their architecture back, to be tried again."""
     return sum(
         bool(record(t).id) and interrupted(t) and record(t).interrupted != "taken" for t in found
     )
@@ -157,7 +167,7 @@ def recover(study: optuna.Study, only: Sequence[FrozenTrial] | None = None) -> i
 
     Args:
         study: The study.
-        only: These alone.
+        only: Close these alone; default: all that run.
 
     Returns:
         How many there were.

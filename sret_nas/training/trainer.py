@@ -187,7 +187,14 @@ class Trainer:
             )
 
     def train_epoch(self) -> tuple[float, int]:
-        """Run once through the training images; the mean loss and their number."""
+        """Run once through the training images.
+
+        Returns:
+            The mean loss of the epoch's steps, and the number of images.
+
+        Raises:
+            TrainingError: the loss is not finite, diverged, or memory ran out.
+        """
         self.model.train()
         self.epoch += 1
         with self._running():
@@ -224,7 +231,7 @@ class Trainer:
         self._update(self._gradients())
 
     def _train_step_as_memory_allows(self) -> None:
-        """The same, the batch in parts where it does not fit into memory whole."""
+        """One step of the optimiser, the batch in parts where memory is too small for all of it."""
         while True:
             try:
                 loss = self._gradients()
@@ -276,7 +283,7 @@ class Trainer:
         self.at.add_(1)
 
     def validate(self, split: Split) -> tuple[float, float]:
-        """Cross-entropy and accuracy on a split.
+        """Cross-entropy and accuracy (0 to 1) on a split, in as large batches as memory allows.
 
         Raises:
             NotFiniteError: the network's output is not finite.
