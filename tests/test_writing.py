@@ -20,7 +20,7 @@ def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.Monk
     (folder / f".report.html.{os.getpid()}.tmp").symlink_to(victim)
     files.write(folder / "report.html", "page")
     assert victim.read_text() == "mine"
-    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "guessed")
+    monkeypatch.setattr(files.writing.secrets, "token_hex", lambda _: "guessed")
     (folder / ".guessed.tmp").symlink_to(victim)
     with pytest.raises(FileExistsError):
         files.write(folder / "report.html", "other")
