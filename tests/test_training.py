@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -502,3 +504,48 @@ def test_a_batch_is_put_to_where_a_step_reads_it_and_the_rest_is_nobodys() -> No
     trainer_module._fill(place, batch)
     assert place[0][:, 0, 0, 0].tolist() == [5, 5, 9]
     assert place[1].tolist() == [7, 8, trainer_module.NOBODY]
+
+
+class Repeating:
+    """Records a step as itself."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def observe(self) -> None: ...
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        self.recorded += 1
+        return step
+
+
+def test_who_records_steps_is_asked_for_both_kinds_unless_something_is_drawn_on_the_cpu(
+    data: DataSet,
+) -> None:
+    recorder = Repeating()
+    trainer = Trainer(arch(), data, RECIPE, graphs=recorder)
+    assert not trainer.graphed and not trainer.settled
+    for _ in range(3):
+        trainer.train_epoch()
+        for _ in range(5):
+            trainer.validate(data.val)
+    assert trainer.graphed and trainer.settled and trainer.why_eager is None
+    assert recorder.recorded == 2
+    random = Trainer(arch(permute="random"), data, RECIPE, graphs=Repeating())
+    assert random.recorder is None
+    assert random.why_eager == "permute: random draws on the CPU at every call"
+    for graphs in (False, True):
+        nobody = Trainer(arch(permute="random"), data, RECIPE, graphs=graphs)
+        assert nobody.recorder is None and nobody.why_eager is None
+    plain = Trainer(arch(permute="none"), data, RECIPE, graphs=Repeating())
+    assert plain.recorder is not None and plain.why_eager is None
+
+
+def test_sums_over_many_images_are_exact(data: DataSet) -> None:
+    trainer = Trainer(arch(), data, RECIPE)
+    assert (trainer.loss.dtype, trainer.right.dtype) == (torch.float64, torch.long)
+    assert trainer.plan_T4B.shape == (10, 4, 16) and trainer.plan_T4B.dtype == torch.long
+    assert trainer.rates_T.shape == trainer.shares_T.shape == (10,)
