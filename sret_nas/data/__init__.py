@@ -4,8 +4,9 @@ Requires torch, NumPy and Pillow; torchvision and timm only for their data sets.
 """
 
 from sret_nas.data.augment import Augment
-from sret_nas.data.dataset import DataSet, load_data
+from sret_nas.data.dataset import DataSet
 from sret_nas.data.errors import DataError, DownloadError
+from sret_nas.data.loading import load_data
 from sret_nas.data.splits import Resident, Split, Stream
 
 __all__ = [

@@ -14,7 +14,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from sret_nas.data import DataError, DownloadError, Resident, Stream, load_data
+from sret_nas.data import DataError, DownloadError, Resident, Stream, load_data, loading
 from sret_nas.data import dataset as dataset_module
 from sret_nas.errors import SretNasError
 
@@ -79,7 +79,7 @@ def test_splits_are_disjoint_seeded_and_never_hold_test_images():
 
 def test_test_images_stay_closed_until_asked_for(monkeypatch: pytest.MonkeyPatch):
     opened = []
-    embedded = dataset_module.embedded
+    embedded = loading.embedded
     monkeypatch.setattr(
         embedded, "_test", lambda real=embedded._test: opened.append("test") or real()
     )
