@@ -166,7 +166,7 @@ def profile(
         names: Presets, files or names of timm models.
         counters: Ask the other counters as well.
         measurement: What to measure; ``None`` measures nothing.
-        resolve: From a name to an architecture.
+        resolve: Finds the architecture of a name.
         progress: Told a line for every step that takes long.
 
     Raises:

@@ -16,8 +16,8 @@ class Augment:
     """Turns uint8 images into what the network reads.
 
     Args:
-        mean: Per channel, in 0 to 1.
-        std: Per channel.
+        mean: Mean of the training images per channel, in 0 to 1.
+        std: Their standard deviation per channel, on the same scale.
         flip: Mirror half of the images.
         pad: Crop at random after a border of this many px on every side.
         mixup: Alpha of the Beta distribution of mixup (arXiv 1710.09412); 0 is none.
@@ -45,12 +45,12 @@ class Augment:
         return torch.addcmul(self.shift_C11, images_BCSS.float(), self.scale_C11)
 
     def draw(self, shape: tuple[int, ...], side: int, generator: torch.Generator) -> Tensor:
-        """What happens to each image, drawn beforehand for as many as there are.
+        """Draw how each image is cropped and whether it is mirrored, for a whole epoch at once.
 
         Args:
-            shape: Of the images, ``(T, B)`` for an epoch of T steps.
-            side: S.
-            generator: On the CPU, so that every device does the same.
+            shape: How many images there are: ``(T, B)`` for an epoch of T steps.
+            side: Side of the images in px, S.
+            generator: Source of the draws, on the CPU, so that every device does the same.
 
         Returns:
             int64 (T, 3, B): first row, first column, and 1 or −1 for the way from there.

@@ -44,8 +44,8 @@ def content(path: str, offset: int, size: int, sampled: bool) -> bytes:
     Args:
         path: The file.
         offset: Where the piece begins.
-        size: Its bytes.
-        sampled: Beginning, middle and end alone, where it is larger than those.
+        size: How many bytes it has.
+        sampled: Whether only its beginning, middle and end are read, where it is larger.
     """
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     parts = [(offset, size)]

@@ -51,7 +51,7 @@ def load_data(
             than one a class.
         val_fraction: Share of the training images that is cut off for validation.
         val_images: Most validation images; what is cut off beyond it is left out.
-        seed: Of the cut and of the subset.
+        seed: Seed of the cut and of the subset.
         root: Where downloads are kept; default ``$SRET_NAS_DATA``, else the user's cache.
         tell: Told of the progress.
 

@@ -70,8 +70,8 @@ class Split(ABC):
         step is over the same number of images.
 
         Args:
-            size: Images per batch B.
-            generator: On the CPU.
+            size: Images per batch, B.
+            generator: Source of the order, on the CPU.
         """
         order = torch.randperm(len(self), generator=generator)
         size = min(size, len(self))
@@ -83,9 +83,9 @@ class Split(ABC):
         """Run through the split once.
 
         Args:
-            size: Images per batch B.
+            size: Images per batch, B.
             device: Where the batches shall be.
-            generator: On the CPU; shuffles, as ``shuffled`` says. Without it: in order, all.
+            generator: Shuffles, as ``shuffled`` says; on the CPU. Without it: in order, all.
 
         Yields:
             Images uint8 (B, C, S, S) and labels int64 (B,).

@@ -97,8 +97,8 @@ def fit(
     ``load_state_dict``, which is strict.
 
     Args:
-        checkpoint: As a trainer wrote it.
-        arch: Of the model.
+        checkpoint: Names and tensors, as a trainer wrote them.
+        arch: The architecture of the model.
         fresh: The model's own state dict.
         use_ema: Of several sets of weights, take their moving average.
 
@@ -162,8 +162,8 @@ def load_into(
     Args:
         model: The model.
         arch: Its architecture.
-        checkpoint: As ``read`` gives it.
-        name: Of the file, for messages.
+        checkpoint: What the file holds, as ``read`` gives it.
+        name: Name of the file, for messages.
         use_ema: Of several sets of weights, take their moving average.
 
     Raises:

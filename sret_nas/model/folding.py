@@ -32,11 +32,11 @@ class Unit(NamedTuple):
     """Folded weights of one unit: ``y = W₂·f(W₁·x̂ + b₁) + b₂``, joined as ``skip∘x + y``.
 
     Attributes:
-        w1: (O, C).
-        b1: (O,).
-        w2: (C, I).
-        b2: (C,).
-        skip: (C,); ``None`` without residual coefficients.
+        w1: First matrix W₁ with γ folded in, (O, C).
+        b1: First bias with β folded in, (O,).
+        w2: Second matrix W₂, times ``branch``, (C, I).
+        b2: Second bias, times ``branch``, (C,).
+        skip: What the input is multiplied by, (C,); ``None`` without residual coefficients.
     """
 
     w1: Tensor
@@ -78,8 +78,9 @@ class Members(NamedTuple):
     """Which parts of concatenated matrices belong together; they are summed by one product.
 
     Attributes:
-        rows: (U, ΣO), of W₁ by unit.
-        columns: (2U, ΣI + 2U), of W₂, b₂ and ``skip`` by unit: first ``branch``, then ``skip``.
+        rows: Membership of the rows of W₁ in units, (U, ΣO).
+        columns: Membership of the columns of W₂, of b₂ and of ``skip`` in units, for the
+            gradients first of ``branch``, then of ``skip``, (2U, ΣI + 2U).
         ones: Ones, (C,).
     """
 

@@ -95,7 +95,7 @@ class RecursiveStage(nn.Module):
         """Set the buffers: a function of the applications' indices and N alone.
 
         Args:
-            device: Where; by default where the weights are, on ``meta`` too.
+            device: Where the buffers shall be; by default where the weights are, on ``meta`` too.
         """
         seeds = [PERMUTATION_SEED + self.first + step for step in self.row]
         device = device or next(self.parameters()).device

@@ -64,7 +64,7 @@ class FromDistributions:
     """Candidates from distributions, and functions that are asked once for each of them.
 
     Args:
-        distributions: Of every parameter, by name.
+        distributions: Distributions of all parameters, by name.
         known: Known objectives as functions of the parameters, to minimise.
         feasible: Whether parameters may be tried; without it, all may.
         features: Further inputs of the surrogate, equally many for all parameters.

@@ -21,7 +21,7 @@ class Domain:
     Args:
         distributions: The search space that the candidates are of.
         candidates: What can be proposed.
-        seed: Of the sample that inputs are scaled by.
+        seed: Seed of the sample that inputs are scaled by.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ class Line(NamedTuple):
         step: Mean of the values at the step.
         final: Mean of the final values.
         slope: Rise of the final value with the value at the step.
-        variance: Of a final value about the line.
+        variance: Variance of a final value about the line.
     """
 
     step: float

@@ -34,7 +34,7 @@ def initial_design(
         tried: Candidates that are placed already, (T, P).
         pool: Candidates, (N, P).
         strata: Ranges of the first known cost with equally many of the pool, at least 1.
-        rng: Shuffles the pool.
+        rng: Source of randomness that shuffles the pool.
     """
     candidates = domain.candidates
     pool = pool[rng.permutation(len(pool))]
@@ -74,7 +74,7 @@ def first_value(
         distribution: Its distribution.
         trial: Its number, and the parameters it has so far.
         feasible: Whether parameters may be tried; it tells once it has all that it needs.
-        seed: Of the run.
+        seed: Seed of the sampler; the value hangs on it, the name and the trial's number.
 
     Returns:
         The value, and whether the trial may still be feasible.

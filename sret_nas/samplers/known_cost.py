@@ -70,7 +70,7 @@ class KnownCostSampler(BaseSampler):
             may.
         features: Further inputs of the surrogate as a function of the parameters, equally many
             for all: logarithms of whatever the uncertain objective is likely to depend on.
-        seed: Of everything random; ``None`` draws one.
+        seed: Seed of everything random; ``None`` draws one.
         search_space: Distributions of all parameters by name, where they are known before the
             first trial.
         n_startup_trials: Candidates of the initial design; at least two have to be complete

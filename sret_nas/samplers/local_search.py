@@ -35,11 +35,11 @@ def by_improvement(
 
     Args:
         domain: What the candidates are of.
-        posterior: Of the uncertain objective, running candidates included.
+        posterior: What the surrogate says of the uncertain objective, from inputs.
         seen: What was tried: its expected values and its costs are the front.
         pool: Candidates to begin with, (N, P); of a small domain, all there are.
-        taken: Keys of candidates whose neighbours are in no need of another look.
-        rng: Of the neighbours.
+        taken: Keys of candidates that are not proposed again; the search starts from others.
+        rng: Source of randomness of the neighbours.
     """
     candidates = domain.candidates
     tried = np.concatenate([seen.rows, seen.running])

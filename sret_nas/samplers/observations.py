@@ -59,13 +59,13 @@ def observe(
     row_of: Callable[[FrozenTrial], Rows | None],
     proposed: Mapping[int, Rows],
 ) -> Observations:
-    """Read trials.
+    """Sort what trials tell: what to learn from, what is running, what was tried.
 
     Args:
         trials: All that count.
-        number: The trial that is asked for; it tells nothing.
-        value_of: The uncertain objective of a complete trial.
-        curve_of: The same of its steps.
+        number: Number of the trial that is asked for; it tells nothing.
+        value_of: The uncertain objective of a complete trial, to minimise.
+        curve_of: The uncertain objective after each step of a trial, to minimise.
         row_of: The candidate of a trial, (P,); ``None`` where it has none of this search space.
         proposed: Candidates, (P,), of trials that may not have them as parameters yet.
     """

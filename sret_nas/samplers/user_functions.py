@@ -35,8 +35,8 @@ def call(name: str, function: Callable[[Params], Any], params: Params) -> Any:
 
     Args:
         name: The argument of the sampler, as the user knows it: ``known[1]``.
-        function: The user's.
-        params: Of one candidate.
+        function: The user's function.
+        params: Parameters of one candidate.
 
     Raises:
         ValueError: it needs a parameter that is not there, or a known cost is no finite number.
@@ -54,7 +54,7 @@ def call(name: str, function: Callable[[Params], Any], params: Params) -> Any:
 
 
 def checked(name: str, function: Callable[[Params], Any] | None) -> Any:
-    """A function that is called by ``call``; ``None`` where the user gave none."""
+    """Make a function of the parameters that ``call`` checks; ``None`` stays ``None``."""
     return function and (lambda params: call(name, function, params))
 
 

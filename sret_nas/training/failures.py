@@ -33,11 +33,11 @@ class OutOfMemoryError(TrainingError):
 
 
 def checked(loss: float, epoch: int, num_classes: int) -> float:
-    """The training loss, if it is one.
+    """The training loss, if it is one that a training can go on from.
 
     Args:
-        loss: Mean of an epoch.
-        epoch: Which, from 1.
+        loss: Mean loss of an epoch.
+        epoch: Number of the epoch, from 1, for the message.
         num_classes: Classes that guessing has to choose from.
 
     Raises:
@@ -70,8 +70,8 @@ def needing_room(what: str, device: torch.device) -> Iterator[None]:
     """Within, a lack of memory is a failure of the training: nothing can be made smaller.
 
     Args:
-        what: The room is for.
-        device: Where.
+        what: What the room is for, for the message.
+        device: The device whose memory it is.
 
     Raises:
         OutOfMemoryError: there is not enough.

@@ -36,10 +36,10 @@ class ClippingAdamW(torch.optim.AdamW):
             parameter.grad = None
 
     def update(self, rate: Tensor) -> None:
-        """One step.
+        """Clip the gradients and make one step.
 
         Args:
-            rate: Learning rate; ().
+            rate: Learning rate, a scalar tensor on the device.
         """
         for group in self.param_groups:
             group["lr"] = rate
@@ -54,9 +54,9 @@ def schedule(recipe: Recipe, step: int, steps: int) -> float:
     """Factor on the peak learning rate: linear warm-up, then cosine.
 
     Args:
-        recipe: ``warmup`` and ``final_lr``.
-        step: From 0.
-        steps: Of the whole training.
+        recipe: Has ``warmup``, a share of all steps, and ``final_lr``, a share of the peak.
+        step: Number of the step, from 0.
+        steps: Steps of the whole training.
     """
     warmup = round(recipe.warmup * steps)
     if step < warmup:

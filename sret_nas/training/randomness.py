@@ -13,6 +13,10 @@ class Random(contextlib.AbstractContextManager[None]):
     Layers draw from the global generators (initial weights, drop-path,
     permutations). Inside, these continue where this training left them; outside,
     nobody notices.
+
+    Args:
+        seed: Seed of both generators.
+        device: Where the training runs: the CPU, or a GPU whose generator is swapped too.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:

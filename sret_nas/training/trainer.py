@@ -71,9 +71,9 @@ class Trainer:
     Args:
         arch: What to train, at the scale of the data (``Proxy.apply``).
         data: What to train and validate on.
-        recipe: How.
-        seed: Of initial weights, order, augmentation and drop-path.
-        device: Where; default the first GPU that can be used, else the CPU.
+        recipe: How to train: epochs, batch, learning rate and its schedule, regularisation.
+        seed: Seed of initial weights, order, augmentation and drop-path.
+        device: Where to train; default the first GPU that can be used, else the CPU.
         graphs: Whether whole steps become CUDA graphs where there are any; or who
             records them instead.
 
