@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sret_nas.errors import SretNasError
+from sret_nas.evaluate import EVALUATORS, PROXY
 
 from .engine import LOCAL, EngineOption, tell_cluster
 from .output import Format, FormatOption, JsonOption, note, status
@@ -52,10 +53,9 @@ def search(
     evaluator: Annotated[
         str,
         typer.Option(
-            help="What candidates are judged by: proxy trains them; dss or params need no "
-            "training; or module:name."
+            help=f"What candidates are judged by: {', '.join(EVALUATORS)}, or module:name."
         ),
-    ] = "proxy",
+    ] = PROXY,
     sampler: Annotated[
         str, typer.Option(help="auto, known-cost, tpe, nsga2, nsga3, gp, qmc or random.")
     ] = "auto",
@@ -176,7 +176,7 @@ def _announce(prepared: Search) -> None:
         note(f"study   {run.study_name} in {run.address}; more machines: sret-nas worker")
     if run.set_aside:
         note(f"note: the run goes on in {run.address}, not in the storage that is given")
-    if config.evaluator == "proxy":
+    if config.evaluator == PROXY:
         note(
             f"proxy   {prepared.proxy_name}: {plan.image_size} px, stem stride {plan.stem_stride}, "
             f"width ×{plan.width:g}, {len(images.train):,} images, {plan.epochs} epochs, "

@@ -25,7 +25,7 @@ from sret_nas.proxy import choose as choose_proxy
 from sret_nas.report.publish import Upkeep
 from sret_nas.runner import Member, RunResult
 from sret_nas.runner.executors import Engine, choose_device, engine_of, executor_of, room
-from sret_nas.runner.executors.local import Watch
+from sret_nas.runner.executors.base import Watch
 from sret_nas.runner.run import Ending
 from sret_nas.runner.sampling import check as check_sampler
 from sret_nas.space import SearchSpace
@@ -160,8 +160,8 @@ def prepare(
         trials: Candidates over the whole run; default 24, or no limit with a timeout.
         timeout: Of the whole run, confirming included: seconds, or ``30m``.
         proxy: A preset, a file, a mapping or a ``Proxy``; ``auto`` is the device's.
-        evaluator: What candidates are judged by: ``proxy`` trains them, ``dss`` and
-            ``params`` are scores without a training; or ``module:name``, or what that would
+        evaluator: What candidates are judged by: ``proxy`` trains them, the others of
+            ``sret_nas.evaluate.EVALUATORS`` do not; or ``module:name``, or what that would
             name: called with a proxy, the data and a device, it returns an ``Evaluator``.
         sampler: ``auto`` or one of ``sret_nas.runner.SAMPLERS``.
         seed: Of everything random.

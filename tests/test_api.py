@@ -20,16 +20,8 @@ from optuna.trial import FrozenTrial
 import sret_nas
 from sret_nas.errors import ConfigError, InfeasibleError, UsageError
 
-TINY = {
-    "image_size": 28,
-    "width": 0.5,
-    "subset": 64,
-    "val_images": 32,
-    "epochs": 2,
-    "rungs": [1, 2],
-    "batch": 32,
-    "seeds": 2,
-}
+from .tiny import TINY
+
 OPTIONS: dict[str, Any] = {"budget": ["1M MACs"], "proxy": TINY, "workers": 1, "trials": 3}
 
 

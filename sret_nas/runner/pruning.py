@@ -10,10 +10,17 @@ because a sampler with a model proposes few that are bad.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import optuna
+
+from sret_nas.metrics import Metric
 from sret_nas.pareto import dominates
+from sret_nas.study.objectives import quality
+from sret_nas.study.records import record
+from sret_nas.study.retrying import brief_reading
+from sret_nas.study.trials import interrupted
 
 PEERS = 8
 """Candidates of similar cost that one is compared with."""
@@ -56,3 +63,37 @@ def should_continue(candidate: RungResult, others: Sequence[RungResult]) -> bool
         return True
     better = sum(other.loss < candidate.loss for other in peers)
     return better < KEPT * len(peers)
+
+
+class Pruner:
+    """Compares a candidate with the others of its study, at each rung.
+
+    Args:
+        study: The study.
+        goals: Its objectives.
+    """
+
+    def __init__(self, study: optuna.Study, goals: Sequence[Metric]) -> None:
+        self.study, self.goals = study, goals
+
+    def keeps(self, number: int, here: Mapping[str, float], step: int) -> bool:
+        """Whether a trial is worth more steps.
+
+        Args:
+            number: Of the trial.
+            here: Its costs, and what it has reached at this step.
+            step: The rung.
+        """
+        others = []
+        with brief_reading(self.study):
+            found = self.study.get_trials(deepcopy=False)
+        for other in found:
+            curve = record(other).curve
+            if other.number != number and len(curve) >= step and not interrupted(other):
+                others.append(self._result(record(other).metrics | curve[step - 1]))
+        return should_continue(self._result(here), others)
+
+    def _result(self, metrics: Mapping[str, float]) -> RungResult:
+        costs = tuple(goal.loss(metrics[goal.name]) for goal in self.goals if goal.known)
+        goal = quality(self.goals)
+        return RungResult(goal.loss(metrics[goal.name]), costs)

@@ -27,16 +27,9 @@ from sret_nas.arch import Architecture
 from sret_nas.device import AUTO, choose, cores
 from sret_nas.errors import UsageError
 from sret_nas.runner.confirmation import to_confirm
-from sret_nas.runner.executors.local import (
-    InlineExecutor,
-    MakeExecutor,
-    MakeWorker,
-    ProcessExecutor,
-    Stop,
-    Watch,
-    make_worker,
-    the_data,
-)
+from sret_nas.runner.executors.base import MakeExecutor, MakeWorker, Stop, Watch
+from sret_nas.runner.executors.local import InlineExecutor, ProcessExecutor
+from sret_nas.runner.making import make_worker, the_data
 from sret_nas.runner.result import RunResult
 from sret_nas.runner.slots import Slot, slots
 from sret_nas.study import address, validation

@@ -21,17 +21,9 @@ from sret_nas.runner import load
 from sret_nas.study.rundir import CONFIG
 from sret_nas.study.trials import standing
 
+from ..tiny import TINY
+
 Cli = Callable[..., Any]
-TINY = {
-    "image_size": 28,
-    "width": 0.5,
-    "subset": 64,
-    "val_images": 32,
-    "epochs": 2,
-    "rungs": [1, 2],
-    "batch": 32,
-    "seeds": 2,
-}
 WORD = "hidden-word"
 
 

@@ -28,7 +28,7 @@ from sret_nas.errors import SretNasError, TrainingError
 from sret_nas.evaluate import Evaluation, Report
 from sret_nas.evaluators.table import TableEvaluator
 from sret_nas.noise import quiet_libraries
-from sret_nas.runner.executors.local import Stop
+from sret_nas.runner.executors.base import Stop
 from sret_nas.runner.slots import Slot
 from sret_nas.runner.worker import Worker
 from sret_nas.study import heartbeat as presence

@@ -15,7 +15,7 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import UsageError
 from sret_nas.evaluators.table import TableEvaluator
-from sret_nas.runner.executors.local import Stop
+from sret_nas.runner.executors.base import Stop
 from sret_nas.runner.slots import Slot
 from sret_nas.runner.worker import Worker
 from sret_nas.study.config import RunConfig

@@ -126,10 +126,9 @@ def rivals(lab: Lab) -> Any:
 
 def test_of_two_the_higher_yields_and_its_trial_does_not_stand(rivals: Any) -> None:
     arch, (low, high), (first, second) = rivals
-    assert not high._wins(second, arch)
-    high._own = high.study.trials[1]
-    high._give("taken")
-    assert low._wins(first, arch)
+    assert not high.asking._wins(second, arch)
+    high.own.give_back("taken")
+    assert low.asking._wins(first, arch)
     assert [t.number for t in standing(low.study)] == [0]
     assert low.study.trials[1].user_attrs["interrupted"] == "taken"
     assert low.study.trials[0].system_attrs[CLAIMED]
@@ -138,14 +137,14 @@ def test_of_two_the_higher_yields_and_its_trial_does_not_stand(rivals: Any) -> N
 def test_the_lower_yields_to_one_that_has_confirmed(rivals: Any) -> None:
     arch, (low, high), (first, second) = rivals
     high.study._storage.set_trial_system_attr(second._trial_id, CLAIMED, True)
-    assert not low._wins(first, arch)
+    assert not low.asking._wins(first, arch)
 
 
 def test_the_lower_waits_for_one_that_died_undecided_until_it_is_closed(rivals: Any) -> None:
     arch, (low, high), (first, second) = rivals
     high.heartbeat.release()  # nobody beats for it: as if it were on a machine that burnt down
     low.study._storage.set_trial_system_attr(second._trial_id, "owner", None)
-    assert low._wins(first, arch)
+    assert low.asking._wins(first, arch)
     assert low.study.trials[1].user_attrs["interrupted"] == "lost"
 
 
@@ -163,12 +162,12 @@ def test_workers_beyond_the_limit_drop_theirs(lab: Lab) -> None:
     config = lab.config(trials=1)
     study = lab.study(config)
     first, second = lab.worker(config, study), lab.worker(config, study)
-    second._wanted()  # it looks before the first has asked
+    second.limits.want_more()  # it looks before the first has asked
     study.sampler = first.sampler
-    assert first._ask() is not None
+    assert first.asking.ask() is not None
     study.sampler = second.sampler
-    second._wanted = lambda: True
-    assert second._ask() is None
+    second.limits.want_more = lambda: True
+    assert second.asking.ask() is None
     assert study.trials[1].user_attrs["interrupted"] == "surplus"
     assert len(standing(study)) == 1
 
@@ -182,7 +181,7 @@ def test_those_that_ask_at_once_choose_differently_from_one_list(lab: Lab) -> No
     assert len(first) > 2
     study.ask()
     study.ask()  # two that still think
-    _, arch, _ = one._ask()
+    _, arch, _ = one.asking.ask()
     assert arch.id == first[2]
 
 
@@ -193,5 +192,5 @@ def test_a_trial_that_died_half_written_is_not_tried_again(lab: Lab) -> None:
     study.ask(fixed_distributions={name: distribution})
     hand_back(study, study.trials[0], "lost")
     one = lab.worker(config, study)
-    trial, *_ = one._ask()
+    trial, *_ = one.asking.ask()
     assert len(trial.params) == len(one.space.coordinates)

@@ -27,17 +27,9 @@ from sret_nas.study.config import RunConfig
 from sret_nas.study.rundir import RunDir
 from sret_nas.study.trials import standing
 
+from ..tiny import TINY
+
 Cli = Callable[..., Any]
-TINY = {
-    "image_size": 28,
-    "width": 0.5,
-    "subset": 64,
-    "val_images": 32,
-    "epochs": 2,
-    "rungs": [1, 2],
-    "batch": 32,
-    "seeds": 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +209,7 @@ def test_an_impossible_latency_is_exit_3(search: Cli, monkeypatch: pytest.Monkey
     def clock(*_: object, **__: object) -> Any:
         return lambda arch, batch: Timing(5.0, 0.1, "measured")
 
-    monkeypatch.setattr("sret_nas.runner.executors.local.clock", clock)
+    monkeypatch.setattr("sret_nas.runner.making.clock", clock)
     result = search("--budget", "1ms")
     assert result.code == InfeasibleError.exit_code
     assert "50 in a row are too slow; the nearest: 5.1 ms" in result.err

@@ -121,7 +121,7 @@ def test_the_search_leaves_time_to_confirm_but_at_most_half_of_all(
     late.until = time.monotonic() + needed_s - 0.5
     late.search()
     assert len(searched.study.trials) == 12
-    assert late._reserve_s == pytest.approx(needed_s)
+    assert late.limits._reserve_s == pytest.approx(needed_s)
     early = lab.worker(config, searched.study)
     early.until = time.monotonic() + 1000
     early.search()

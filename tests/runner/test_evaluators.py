@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -196,3 +197,32 @@ def test_what_other_processes_cannot_import_is_refused(here: Path) -> None:
         with pytest.raises(UsageError, match="which other processes cannot import") as caught:
             sret_nas.search("smoke", evaluator=thing, out="run")
         assert "module of its own" in str(caught.value.hint)
+
+
+def test_the_example_of_the_docs_works(cli: Cli, here: Path) -> None:
+    text = (Path(sret_nas.__file__).parents[1] / "docs" / "extending.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(from sret_nas .*?)```", text, re.DOTALL)
+    Path("my_score.py").write_text(example)
+    options = ("--trials", 3, "--workers", 1, "--out", "run", "--json")
+    result = cli("search", "smoke", "--evaluator", "my_score:Density", *options)
+    assert result.code == 0, result.err
+    for member in result.json["front"]:
+        metrics = member["metrics"]
+        assert metrics["density"] == metrics["macs"] / metrics["params"]
+
+
+def test_an_evaluator_is_a_file_and_a_line() -> None:
+    """Nothing else in the package names one; so many are counted in the docs."""
+    root = Path(sret_nas.__file__).parents[1]
+    naming = {
+        str(path.relative_to(root)): len(re.findall(r"\bdss\b|DSSEvaluator", text))
+        for folder in ("sret_nas", "cli")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"\bdss\b|DSSEvaluator", text := path.read_text("utf-8"))
+    }
+    assert set(naming) == {"sret_nas/evaluate.py", "sret_nas/evaluators/training_free.py"}
+    lines = (root / "sret_nas" / "evaluate.py").read_text("utf-8").splitlines()
+    assert sum(bool(re.search(r"\bdss\b|DSSEvaluator", line)) for line in lines) == 1
+    assert "`CHANGELOG.md` for those who use it: 3 files" in " ".join(
+        (root / "docs" / "extending.md").read_text("utf-8").split()
+    )

@@ -107,6 +107,9 @@ def test_a_candidate_takes_so_many_readings(
     worker = lab.worker(lab.config(sampler="random", trials=1, published=False), study)
     worker.search()
     (trial,) = study.get_trials()
-    rungs = sum(rung <= len(trial.user_attrs["curve"]) for rung in worker.declared.fidelities[:-1])
+    rungs = sum(
+        rung <= len(trial.user_attrs["curve"])
+        for rung in worker.evaluator.declaration.fidelities[:-1]
+    )
     until_told = calls[: calls.index("set_trial_state_values")]
     assert rungs and until_told.count("get_all_trials") == 2 + rungs

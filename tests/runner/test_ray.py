@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from sret_nas.errors import UsageError
 from sret_nas.proxy import Proxy
 from sret_nas.runner import search
-from sret_nas.runner.executors.local import MakeWorker, Stop
+from sret_nas.runner.executors.base import MakeWorker, Stop
 from sret_nas.runner.executors.ray import RayExecutor, needs
 from sret_nas.runner.slots import slots
 from sret_nas.space import SearchSpace

@@ -167,7 +167,7 @@ def test_a_stop_ends_after_the_epoch_and_the_candidate_is_tried_again(lab: Lab, 
 
 
 def ask_and_vanish(worker: Any) -> str:
-    trial, arch, _ = worker._ask()
+    trial, arch, _ = worker.asking.ask()
     trial.set_user_attr("curve", [])
     return str(arch.id)
 
@@ -260,7 +260,7 @@ def test_confirmation_writes_mean_ingredients_and_reads_the_test_images(lab: Lab
     config = lab.config(trials=2)
     worker = lab.worker(config)
     worker.search()
-    worker.confirm(0, 7)
+    worker.confirming.confirm((0, 7))
     found = worker.study.user_attrs["confirmed:0:7"]
     assert found["test_accuracy"] == 0.75
     assert found["val_loss"] != worker.study.trials[0].user_attrs["metrics"]["val_loss"]
@@ -276,9 +276,9 @@ def test_confirmation_that_fails_or_is_stopped(lab: Lab, table: Any) -> None:
         yield next(table(arch, seed))
         raise NotFiniteError("epoch 2: nan")
 
-    lab.worker(config, first.study, failing).confirm(0, 1)
+    lab.worker(config, first.study, failing).confirming.confirm((0, 1))
     assert first.study.user_attrs["confirmed:0:1"] == {"reason": "NaN"}
-    lab.worker(config, first.study, stop=lambda: True).confirm(0, 2)
+    lab.worker(config, first.study, stop=lambda: True).confirming.confirm((0, 2))
     assert "confirmed:0:2" not in first.study.user_attrs
 
 

@@ -9,7 +9,7 @@ from sret_nas.device import AUTO, Choice, choose, cores
 from sret_nas.errors import UsageError
 
 if TYPE_CHECKING:
-    from sret_nas.runner.executors.local import MakeExecutor
+    from sret_nas.runner.executors.base import MakeExecutor
 
 
 class Engine(StrEnum):

@@ -25,7 +25,7 @@ import optuna
 
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.noise import quiet_libraries
-from sret_nas.runner.executors.local import POLL_S, MakeWorker, Stop, Watch, judge, make_worker
+from sret_nas.runner.executors.base import POLL_S, Executor, MakeWorker, Stop, Watch, judge
 from sret_nas.runner.slots import Slot, slots
 from sret_nas.study.address import Address
 from sret_nas.study.config import RunConfig, refuse_other_versions
@@ -142,7 +142,7 @@ class _Post:
     lives: int = ATTEMPTS - 1
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """Workers that Ray places; one that dies takes only its own trial with it.
 
     Args:
@@ -150,7 +150,7 @@ class RayExecutor:
         config: What was asked for.
         stop: Whether to come to an end.
         watch: Told of the study while the work goes on.
-        places: Of the workers, as on one machine.
+        slots: Of the workers, as on one machine: how many are wanted.
         make: Makes a worker in its process.
     """
 
@@ -160,13 +160,13 @@ class RayExecutor:
         config: RunConfig,
         stop: Stop,
         watch: Watch,
-        places: Sequence[Slot],
-        make: MakeWorker = make_worker,
+        slots: Sequence[Slot],
+        make: MakeWorker,
     ) -> None:
-        self.run, self.config, self.stop, self.watch, self.make = run, config, stop, watch, make
-        self.team = places[0].team
+        super().__init__(run, config, stop, watch, slots, make)
+        self.team = slots[0].team
         self.resources = connect()
-        self.places, self.needs = needs(config.device, config.workers, self.resources, self.team)
+        self.slots, self.needs = needs(config.device, config.workers, self.resources, self.team)
         self.waiting: dict[Any, _Post] = {}
         self.working: dict[Any, _Post] = {}
         self.codes: list[int] = []
@@ -186,7 +186,7 @@ class RayExecutor:
         monitor = HeartbeatMonitor(me().name, self.config.heartbeat_s, one_machine)
         told = False
         try:
-            for slot in self.places:
+            for slot in self.slots:
                 self._fill(_Post(slot, None))
             while self.working or (self.waiting and not (self.codes.count(0) or self.stop())):
                 start = time.monotonic()
