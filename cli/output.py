@@ -67,15 +67,15 @@ def print_in_any_encoding() -> None:
 
 def stdout() -> Console:
     """The console for results; a pipe has no edge."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if console.is_terminal or os.environ.get("COLUMNS", "").isdigit():
         return console  # a width that was asked for holds in a pipe too
-    return Console(highlight=False, width=10_000)
+    return Console(highlight=False, emoji=False, width=10_000)
 
 
 def stderr() -> Console:
     """The console for progress, warnings and notes."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def error(message: str, hint: str | None = None) -> None:
@@ -108,7 +108,7 @@ def note(message: str) -> None:
 
 def say(message: str = "") -> None:
     """Print a line of a result to stdout."""
-    _say(Console(highlight=False), message)
+    _say(Console(highlight=False, emoji=False), message)
 
 
 def count(number: int, thing: str) -> str:

@@ -84,7 +84,7 @@ def expectation(config: RunConfig, data: DataSet, left: Left) -> str:
     from sret_nas.runner.remaining import work_s
 
     if left.nothing:
-        return "nothing more to train" if config.declaration.step else "nothing more to evaluate"
+        return "nothing more to train" if config.declaration.trains else "nothing more to evaluate"
     work = None if left.outcome is None else work_s(left.outcome)
     how = "by what those before took"
     if work is None:
@@ -129,7 +129,7 @@ def measured(config: RunConfig, data: DataSet, left: Left) -> Estimate:
     trials = USUAL if left.candidates is None else left.candidates
     with status() as progress:
         what = "training an architecture for a few steps"
-        if not config.declaration.step:
+        if not config.declaration.trains:
             what = "evaluating an architecture"
         progress(f"{what}, to know how fast this machine is")
         return estimate(config, data, trials, left.confirmations)
@@ -161,7 +161,7 @@ def show_plan(
     if left.candidates is None:
         seconds = left.seconds or 0.0
         amount = round(seconds * work.per_second * config.workers)
-    trains = config.declaration.step
+    trains = config.declaration.trains
     if form is Format.json:
         print_json(
             {

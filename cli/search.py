@@ -33,7 +33,8 @@ def search(
     objectives: Annotated[
         str | None,
         typer.Option(
-            help="Of loss, accuracy, macs, params, latency, memory; default loss,macs.",
+            help="Of loss, accuracy (or what the evaluator finds), macs, params, latency, memory; "
+            "default loss,macs.",
             show_default=False,
         ),
     ] = None,
@@ -237,7 +238,7 @@ def _finish(outcome: SearchResult, form: Format) -> None:
     rejected = outcome.rejected()
     if rejected:
         words = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
-        note(f"proposals turned down {'untrained' if declared.step else 'unevaluated'}: {words}")
+        note(f"proposals turned down {'untrained' if declared.trains else 'unevaluated'}: {words}")
     saving = outcome.saving()
     if saving is not None:
         note(f"stopping at rungs saved {saving:.0%} of the {declared.step}s")

@@ -129,7 +129,7 @@ class View:
         confirmed = len(list(confirmations(outcome.study.user_attrs)))
         if confirmed:
             wanted = len(outcome.front) * (declared.seeds - 1)
-            what = "trainings" if declared.step else "evaluations"
+            what = "trainings" if declared.trains else "evaluations"
             parts.append(Text(f"confirming the front: {confirmed} of {wanted} {what}"))
         seconds = outcome.seconds()
         named = {declared.doing: "training", "sampling": "sampling", "latency": "latency"}
@@ -140,7 +140,7 @@ class View:
 
 def _front(outcome: RunResult, width: int) -> Text:
     """The table that the end of the search prints, as far as it is known."""
-    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console = Console(file=io.StringIO(), width=width, highlight=False, emoji=False)
     table.show(console, outcome.rows(), columns(outcome), "front so far")
     return Text(console.file.getvalue().rstrip())  # type: ignore[attr-defined]
 

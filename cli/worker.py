@@ -31,7 +31,7 @@ def worker(
     ] = None,
     allow_code: CodeOption = False,
 ) -> None:
-    """Train candidates for a search whose study is in a shared storage.
+    """Try candidates for a search whose study is in a shared storage.
 
     Space, budget, proxy and the data's name come from the study. It ends when the study
     has enough candidates and its front is confirmed; Ctrl-C hands its candidate back.

@@ -16,7 +16,7 @@ import wrapt
 from sret_nas import zoo as zoo
 from sret_nas.arch import OF_RUNS, Architecture, Stage
 from sret_nas.cost import cost
-from sret_nas.errors import SretNasError
+from sret_nas.errors import EvaluationError, SretNasError
 
 if TYPE_CHECKING:
     from sret_nas.api import SearchResult, search
@@ -49,6 +49,7 @@ __all__ = [
     "Architecture",
     "Declaration",
     "Evaluation",
+    "EvaluationError",
     "Evaluator",
     "KnownCostSampler",
     "Metric",

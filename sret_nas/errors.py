@@ -50,10 +50,17 @@ class Problem:
         for key in self.path:
             if isinstance(key, int):
                 last = words[-1] if words else "item"
-                words[-1:] = [f"{last.removesuffix('s')} {key + 1}"]
+                words[-1:] = [f"{_one(last)} {key + 1}"]
             else:
                 words.append(key)
         return " ".join(words)
+
+
+def _one(words: str) -> str:
+    """Of several things, what one is called."""
+    if words.endswith("ies"):
+        return f"{words.removesuffix('ies')}y"
+    return words if words.endswith("ss") else words.removesuffix("s")
 
 
 class ConfigError(SretNasError):

@@ -12,10 +12,11 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import ConfigError, EvaluationError, SretNasError, UsageError
@@ -212,15 +213,16 @@ def load(
     def make(proxy: Proxy, data: DataSet, device: torch.device | None) -> Evaluator:
         try:
             made = found(proxy, data, device)
+            if not isinstance(made, Evaluator):
+                raise ConfigError(f"returned {_a(made)}", CALLED)
+            return Checked(name, made)
+        except ConfigError as error:
+            said = "; ".join(str(error).splitlines())
+            raise ConfigError(f"evaluator '{name}': {said}", error.hint) from error
         except SretNasError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"evaluator '{name}': {_brief(error)}", CALLED) from error
-        if not isinstance(made, Evaluator):
-            raise ConfigError(f"evaluator '{name}': returned a {type(made).__name__}", CALLED)
-        if not isinstance(made.declaration, Declaration):
-            raise ConfigError(f"evaluator '{name}': its declaration is no Declaration", CALLED)
-        return Checked(name, made)
 
     return make
 
@@ -231,9 +233,13 @@ CALLED = (
 )
 
 
+def _text(error: BaseException) -> str:
+    """What an exception says, in a line."""
+    return (str(error).strip().splitlines() or ["without a word"])[0]
+
+
 def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}" + (f": {lines[0]}" if lines else "")
+    return f"{type(error).__name__}: {_text(error)}"
 
 
 class Checked(Evaluator):
@@ -242,16 +248,22 @@ class Checked(Evaluator):
     Args:
         name: What it is called.
         evaluator: Does the work.
+
+    Raises:
+        ConfigError: it declares what cannot be.
     """
 
     def __init__(self, name: str, evaluator: Evaluator) -> None:
         self.name = name
         self.evaluator = evaluator
+        self._declaration = evaluator.declaration
+        if not isinstance(self._declaration, Declaration):
+            raise ConfigError("its declaration is no Declaration", CALLED)
 
     @property
     def declaration(self) -> Declaration:
         """What the other declares."""
-        return self.evaluator.declaration
+        return self._declaration
 
     def evaluate(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
@@ -280,7 +292,7 @@ class Checked(Evaluator):
             return self.evaluator.fits(arch)
         except SretNasError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._wrong(f"fits: {_brief(error)}") from error
 
     def work(self, arch: Architecture) -> Work:
@@ -293,7 +305,7 @@ class Checked(Evaluator):
             return self.evaluator.work(arch)
         except SretNasError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _RaisedError(error) from error
 
     def _hold(
@@ -304,56 +316,90 @@ class Checked(Evaluator):
         report: Report | None,
     ) -> Evaluation:
         passed: list[BaseException] = []
+        ended: list[int] = []
         declared = self.declaration
-        names = {metric.name for metric in declared.metrics}
-        beside = {metric.name for metric in declared.progress}
+        names = [metric.name for metric in declared.metrics]
+        beside = [metric.name for metric in declared.progress]
 
         def heed(progress: Progress) -> bool:
             try:
-                self._check(f"step {progress.step}", progress.metrics, names | beside)
-                return report is None or report(progress)
+                step = self._step(progress, [*beside, *names])
+                go_on = report is None or report(step)
             except BaseException as error:
                 passed.append(error)
                 raise
+            if not go_on:
+                ended.append(step.step)
+            return go_on
 
         try:
             found = run(arch, seed=seed, report=heed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if error in passed or isinstance(error, SretNasError):
                 raise
             raise _RaisedError(error) from error
         if not isinstance(found, Evaluation):
-            raise self._wrong(f"returned a {type(found).__name__}, not an Evaluation")
-        self._check("its result", found.metrics, names)
-        if [one.step for one in found.curve] != list(range(1, len(found.curve) + 1)):
+            raise self._wrong(f"returned {_a(found)}, not an Evaluation")
+        curve = tuple(self._step(step, [*beside, *names]) for step in found.curve)
+        steps = [step.step for step in curve]
+        if steps != list(range(1, len(steps) + 1)):
             raise self._wrong("its curve does not have each step from 1")
-        if bool(found.curve) != bool(declared.step):
-            raise self._wrong(f"its curve has {found.step} steps, declared is '{declared.step}'")
-        return found
+        stopped = bool(ended) and steps[-1:] == ended[-1:]
+        if len(steps) != declared.full and not stopped:
+            declares = f"declared: {declared.full}" if declared.step else "none are declared"
+            raise self._wrong(f"its curve has {len(steps)} steps; {declares}")
+        return replace(
+            found,
+            metrics=self._numbers("its result", found.metrics, names),
+            seconds=self._seconds("its result", found.seconds),
+            curve=curve,
+        )
 
-    def _check(self, where: str, metrics: Mapping[str, Any], names: set[str]) -> None:
-        if set(metrics) != names:
-            raise self._wrong(
-                f"{where} has {', '.join(sorted(metrics)) or 'nothing'}; "
-                f"declared: {', '.join(sorted(names))}"
-            )
-        for name, value in metrics.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise self._wrong(f"{where}: {name} is a {type(value).__name__}, not a number")
-            if not math.isfinite(value):
-                raise _NotFiniteError(f"evaluator '{self.name}': {where}: {name} is {value}")
+    def _step(self, step: object, names: list[str]) -> Progress:
+        if not isinstance(step, Progress):
+            raise self._wrong(f"a step is {_a(step)}, not a Progress")
+        where = f"step {step.step}"
+        metrics = self._numbers(where, step.metrics, names)
+        return replace(step, metrics=metrics, seconds=self._seconds(where, step.seconds))
+
+    def _numbers(self, where: str, metrics: object, names: list[str]) -> dict[str, float]:
+        """Metrics as plain numbers, those of NumPy among them, in the declared order."""
+        if not isinstance(metrics, Mapping):
+            raise self._wrong(f"{where}: metrics are {_a(metrics)}, not a mapping")
+        if set(metrics) != set(names):
+            given = ", ".join(sorted(map(str, metrics))) or "nothing"
+            raise self._wrong(f"{where} has {given}; declared: {', '.join(names)}")
+        return {name: self._number(f"{where}: {name}", metrics[name]) for name in names}
+
+    def _number(self, what: str, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise self._wrong(f"{what} is {_a(value)}, not a number: float(…) makes one")
+        if not math.isfinite(value):
+            raise _NotFiniteError(f"{what} is {value}")
+        return float(value)
+
+    def _seconds(self, where: str, seconds: object) -> float:
+        if not isinstance(seconds, Real) or not 0 <= float(seconds) < math.inf:
+            raise self._wrong(f"{where}: given seconds={seconds!r}; allowed: a number from 0 on")
+        return float(seconds)
 
     def _wrong(self, why: str) -> ConfigError:
-        return ConfigError(f"evaluator '{self.name}': {why}", "correct it, and go on with the run")
+        hint = "correct it; with another module it is another run, so choose another --out"
+        return ConfigError(f"evaluator '{self.name}': {why}", hint)
+
+
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 class _NotFiniteError(EvaluationError):
-    reason = "NaN"
+    reason = "not finite"
 
 
 class _RaisedError(EvaluationError):
     """Whatever the code of an evaluator raised."""
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(_brief(error))
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(_text(error))
         self.reason = type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -12,7 +13,9 @@ from sret_nas.errors import Problem
 from sret_nas.units import format_count, format_quantity
 
 Count = Annotated[int, Field(strict=True, ge=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+UNSAID = ("", "nats", "share")
+"""Units that are not written behind a value."""
+NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Metric(files.Record):
@@ -32,17 +35,24 @@ class Metric(files.Record):
         less: How a sentence says that one has ``{}`` times less of it.
     """
 
-    name: Name
-    title: str
+    top: ClassVar[bool] = True
+
+    name: str
+    title: Annotated[str, Field(min_length=1)]
     short: str = ""
     unit: str = ""
     direction: Literal["minimize", "maximize"] = "minimize"
     format: str = ".4g"
-    alias: Name | None = None
+    alias: str | None = None
     known: bool = False
     less: str = ""
 
     def _problems(self) -> Iterator[Problem]:
+        for key in ("name", "alias"):
+            word = getattr(self, key)
+            if word is not None and not NAME.fullmatch(word):
+                why = "small letters, digits and _, e.g. latency_ms"
+                yield Problem((key,), f"given '{word}'; allowed: {why}")
         try:
             format(0.5, self.format)
         except ValueError as error:
@@ -70,7 +80,10 @@ class Metric(files.Record):
             >>> VAL_ACCURACY.show(0.8125), LATENCY.show(2.0)
             ('81.25%', '2 ms')
         """
-        return format_quantity(self.name, value) if self.known else format(value, self.format)
+        if self.known:
+            return format_quantity(self.name, value)
+        unit = "" if self.unit in UNSAID else f" {self.unit}"
+        return f"{format(value, self.format)}{unit}"
 
     def below_heading(self, value: float) -> str:
         """The same where a heading says the unit.
@@ -79,9 +92,9 @@ class Metric(files.Record):
             >>> LATENCY.below_heading(2.0), MACS.below_heading(1.3e9)
             ('2', '1.3G')
         """
-        if self.unit == "ms":
-            return f"{value:.3g}"
-        return self.show(value) if self.unit or not self.known else format_count(value)
+        if not self.known or self.unit == "bytes":
+            return self.show(value)
+        return f"{value:.3g}" if self.unit == "ms" else format_count(value)
 
     def beside_name(self, value: float | None) -> str:
         """The same in running text, beside the title; a dash where it is not known.
@@ -130,8 +143,14 @@ MEMORY = Metric(
 COSTS = (MACS, PARAMS, LATENCY, MEMORY)
 """What is known of an architecture before it is evaluated."""
 
-TAKEN = {"seconds", "images", "reason", "depth", "id", "trial", "seeds", "dethroned"}
+TAKEN = {
+    "architecture", "cause", "config", "curve", "depth", "dethroned", "eager", "error", "failed",
+    "id", "images", "interrupted", "latency", "latency_margin_ms", "latency_source", "mean",
+    "metrics", "reason", "rejected", "seconds", "seeds", "std", "study", "trial",
+}  # fmt: skip
 """Names beside metrics in records and files."""
+OURS = re.compile("confirmed.*|.*_std")
+"""Names that are made of a metric's."""
 
 
 class Declaration(files.Record):
@@ -153,7 +172,7 @@ class Declaration(files.Record):
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     tests: tuple[Metric, ...] = ()
     progress: tuple[Metric, ...] = ()
-    step: Annotated[str, Field(pattern=r"^[a-z]*$")] = ""
+    step: str = ""
     fidelities: tuple[Count, ...] = ()
     seeds: Count = 1
 
@@ -162,16 +181,24 @@ class Declaration(files.Record):
             yield Problem(
                 ("fidelities",), f"given {list(self.fidelities)}; allowed: ascending steps"
             )
-        if bool(self.fidelities) != bool(self.step):
-            yield Problem(("step",), f"given '{self.step}'; allowed: a word with fidelities")
-        taken = TAKEN | {self.step}
+        if self.step and not self.fidelities:
+            yield Problem(("fidelities",), f"none given with the step '{self.step}'")
+        if self.fidelities and not self.step:
+            yield Problem(("step",), "none given with fidelities; allowed: a word, e.g. epoch")
+        taken = set(TAKEN)
         for cost in COSTS:
             taken |= {cost.name, cost.alias or cost.name}
+        if self.step in taken or (self.step and not NAME.fullmatch(self.step)):
+            yield Problem(("step",), f"given '{self.step}'; allowed: another word, e.g. round")
+        taken.add(self.step)
         for kind in ("metrics", "tests", "progress"):
             for i, metric in enumerate(getattr(self, kind)):
                 own = {metric.name, metric.alias or metric.name}
                 if metric.known:
                     yield Problem((kind, i, "known"), "given true; allowed: false")
+                    continue
+                if any(OURS.fullmatch(word) for word in own):
+                    yield Problem((kind, i, "name"), f"'{metric.name}' is made of another's")
                 if own & taken:
                     yield Problem((kind, i, "name"), f"'{(own & taken).pop()}' is taken")
                 taken |= own
@@ -182,14 +209,19 @@ class Declaration(files.Record):
         return self.fidelities[-1] if self.fidelities else 0
 
     @property
+    def trains(self) -> bool:
+        """Whether it is a training: its steps are epochs."""
+        return self.step == "epoch"
+
+    @property
     def finished(self) -> str:
         """What has been done with a candidate that went to the end."""
-        return "trained to the end" if self.step else "evaluated"
+        return "trained to the end" if self.trains else "evaluated"
 
     @property
     def doing(self) -> str:
         """What takes the time of the workers."""
-        return "training" if self.step else "evaluating"
+        return "training" if self.trains else "evaluating"
 
     @property
     def quality(self) -> Metric:

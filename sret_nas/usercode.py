@@ -103,13 +103,13 @@ class Code:
         try:
             beside = path.parent == self.folder
             module = self._run(path, content) if beside else importlib.import_module(self.module)
-        except Exception as error:
-            raise self._absent(f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise self._failed(path, error) from error
         name = self.name.partition(":")[2]
         found = getattr(module, name, None)
         if not callable(found):
             raise ConfigError(
-                [Problem((self.what,), f"module '{self.module}' has no function '{name}'")]
+                [Problem((self.what,), f"module '{self.module}' has no function or class '{name}'")]
             )
         return found
 
@@ -127,6 +127,15 @@ class Code:
                 del sys.modules[self.module]
             raise
         return module
+
+    def _failed(self, path: Path, error: BaseException) -> ConfigError:
+        said = "; ".join(str(error).strip().splitlines())
+        hint = f"correct {path}"
+        if isinstance(error, ImportError):
+            hint = "install what it imports; a file beside it is not found, unless it is installed"
+        return ConfigError(
+            [Problem((self.what,), f"module '{self.module}': {type(error).__name__}: {said}")], hint
+        )
 
     def _absent(self, why: str) -> ConfigError:
         return ConfigError(
@@ -151,7 +160,7 @@ def named(what: str | Callable[..., Any], kind: str) -> tuple[str, Path]:
     if not name.isidentifier() or module == "__main__":
         raise UsageError(
             f"{kind}: given {what!r}, which other processes cannot import",
-            "put it at the top level of a module of its own",
+            "give a class or function at the top level of a module of its own, or module:name",
         )
     file = getattr(sys.modules.get(module), "__file__", None)
     return f"{module}:{name}", Path(file).resolve().parent if file else Path.cwd()

@@ -288,17 +288,22 @@ def test_a_class_of_somebody_elses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("returns", "message"),
     [
-        ("return 3", "returned a int, not an Evaluation"),
+        ("return 3", "returned an int, not an Evaluation"),
         ("return Evaluation({}, 0.1, tuple(curve))", "its result has nothing; declared: score"),
         ("return Evaluation({'scor': 1.0}, 0.1, tuple(curve))", "its result has scor"),
         ("return Evaluation({'score': '1'}, 0.1, tuple(curve))", "score is a str, not a number"),
         ("return Evaluation({'score': True}, 0.1, tuple(curve))", "score is a bool"),
-        ("return Evaluation({'score': 1.0}, 0.1)", "its curve has 0 steps, declared is 'round'"),
+        ("return Evaluation({'score': 1.0}, 0.1)", "its curve has 0 steps; declared: 2"),
         (
             "return Evaluation({'score': 1.0}, 0.1, tuple(curve[1:]))",
             "does not have each step from 1",
         ),
         ("report(Progress(1, {'loss': 1.0})) if report else 0", "step 1 has loss; declared: score"),
+        ("return Evaluation({'score': 1.0}, 0.1, tuple(curve[:1]))", "has 1 steps; declared: 2"),
+        ("return Evaluation([1.0], 0.1, tuple(curve))", "metrics are a list, not a mapping"),
+        ("return Evaluation({'score': 1.0}, 'soon', tuple(curve))", "given seconds='soon'"),
+        ("return Evaluation({'score': 1.0}, -1.0, tuple(curve))", "given seconds=-1.0"),
+        ("report((1, 2.0)) if report else 0", "a step is a tuple, not a Progress"),
     ],
 )
 def test_what_was_not_declared_ends_the_search(tmp_path: Path, returns: str, message: str) -> None:
@@ -310,9 +315,14 @@ def test_what_was_not_declared_ends_the_search(tmp_path: Path, returns: str, mes
 @pytest.mark.parametrize(
     ("returns", "reason", "message"),
     [
-        ("return Evaluation({'score': float('nan')}, 0.1, tuple(curve))", "NaN", "score is nan"),
+        (
+            "return Evaluation({'score': float('nan')}, 0.1, tuple(curve))",
+            "not finite",
+            "score is nan",
+        ),
         ("return Evaluation({'score': 1 / 0}, 0.1)", "ZeroDivisionError", "division by zero"),
-        ("raise KeyError", "KeyError", "KeyError"),
+        ("raise KeyError", "KeyError", "without a word"),
+        ("raise SystemExit(0)", "SystemExit", "0"),
     ],
 )
 def test_a_candidate_that_cannot_be_evaluated_fails_alone(
@@ -337,10 +347,10 @@ def test_what_the_search_raises_is_not_the_evaluators(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no_evaluator", "returned a int"),
+        ("no_evaluator", "returned an int"),
         ("two", "TypeError: two"),
         ("fails", "OSError: no such table"),
-        ("absent", "has no function 'absent'"),
+        ("absent", "has no function or class 'absent'"),
     ],
 )
 def test_what_is_no_evaluator_is_said(tmp_path: Path, name: str, message: str) -> None:
@@ -378,3 +388,26 @@ def test_other_packages_register_theirs(tmp_path: Path, monkeypatch: pytest.Monk
     assert registered()["theirs"] == "their_package:Own"
     made = load("theirs", allow=True)(PROXY, data(), CPU)
     assert made.evaluate(arch()).metrics == {"score": 4.0}
+
+
+def test_numbers_of_numpy_become_plain_ones(tmp_path: Path) -> None:
+    returns = "import numpy; return Evaluation({'score': numpy.float32(2)}, 0.1, tuple(curve))"
+    found = others(tmp_path, returns).evaluate(arch())
+    assert found.metrics == {"score": 2.0} and type(found.metrics["score"]) is float
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("Metric(name='Bad-Name', title='x')", "ConfigError: name: given 'Bad-Name'"),
+    ],
+)
+def test_a_module_that_fails_is_not_said_to_be_absent(
+    tmp_path: Path, body: str, message: str
+) -> None:
+    (tmp_path / "breaks.py").write_text(f"from sret_nas import Metric\n{body}\n")
+    with pytest.raises(ConfigError, match=r"evaluator: module 'breaks': ") as caught:
+        load("breaks:Own", tmp_path, allow=True)
+    assert message in str(caught.value) and "put breaks.py" not in str(caught.value.hint)

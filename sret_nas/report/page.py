@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from sret_nas import files
 from sret_nas.cost import cost
-from sret_nas.evaluate import PROXY
+from sret_nas.evaluate import PROXY, is_own
 from sret_nas.report import charts, words
 from sret_nas.report.draw import draw
 from sret_nas.report.known import published_name, references
@@ -78,6 +78,7 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         "metrics": words.metrics_of(outcome),
         "declared": config.declaration,
         "how": words.how(outcome),
+        "own": is_own(config.evaluator),
         "trained_by_proxy": config.evaluator == PROXY,
         "exactness": words.exactness(outcome),
         "data": words.data(outcome),
@@ -152,7 +153,7 @@ def _why(outcome: RunResult, best: Member) -> list[str]:
         if declared.seeds == 1:
             first += "; another seed would change nothing."
         else:
-            once = "training" if declared.step else "evaluation"
+            once = "training" if declared.trains else "evaluation"
             first += f"; a single {once}, not confirmed with other seeds yet."
     told = [first]
     if outcome.config.budget:

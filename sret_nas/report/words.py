@@ -43,10 +43,14 @@ def cheaper(outcome: RunResult, best: Member) -> list[str]:
         reached = [goal.beside_name(m.reached(goal.name)) for m in (least, best)]
         found.append(
             f"If {cost.title} matter{'s' * (cost not in (MACS, PARAMS))} more: trial "
-            f"{least.trial} {more}, at a {goal.title} of {reached[0]} instead of "
+            f"{least.trial} {more}, at {_a(goal.title)} of {reached[0]} instead of "
             f"{reached[1]}."
         )
     return found
+
+
+def _a(title: str) -> str:
+    return f"{'an' if title[0].lower() in 'aeiou' else 'a'} {title}"
 
 
 def exactness(outcome: RunResult) -> str:

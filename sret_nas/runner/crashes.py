@@ -11,7 +11,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from sret_nas.errors import SretNasError
+from sret_nas.errors import InfeasibleError, SretNasError
 from sret_nas.study.failures import STORAGE_ERRORS
 
 OWN = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")
@@ -46,9 +46,11 @@ def of_process(code: int, ran_out: bool) -> str:
     Example:
         >>> of_process(-11, False), of_process(-9, True), of_process(-9, False)
         ('SIGSEGV', 'out of memory', '')
+        >>> of_process(9, False), of_process(InfeasibleError.exit_code, False)
+        ('exit code 9', '')
     """
-    if code >= 0:
-        return ""
+    if code >= 0:  # a worker that says why has a code of ours
+        return f"exit code {code}" if code > InfeasibleError.exit_code else ""
     try:
         name = signal.Signals(-code).name
     except ValueError:

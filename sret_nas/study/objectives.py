@@ -52,9 +52,10 @@ def parse(names: Sequence[str], declared: Declaration) -> tuple[Metric, ...]:
     if sum(not objective.known for objective in found) != 1:
         evaluated = " or ".join(metric.name for metric in declared.metrics)
         first = declared.quality.alias or declared.quality.name
+        what = "trained" if declared.trains else "evaluated"
         raise UsageError(
-            f"objectives: one of them must be {'trained' if declared.step else 'evaluated'}, "
-            f"{evaluated}; given {', '.join(names) or 'none'}",
+            f"objectives: exactly one of them must be {what}, {evaluated}; "
+            f"given {', '.join(names) or 'none'}",
             f"e.g. --objectives {first},macs",
         )
     return tuple(found)

@@ -45,6 +45,10 @@ class _Session(_Record):
     machine: str = ""
 
 
+class _Failed(_Record):
+    reason: str
+
+
 class _Latency(_Record):
     median_ms: float
 
@@ -61,11 +65,11 @@ class _Kinds:
     def of(cls, declared: Declaration) -> _Kinds:
         found: dict[str, Any] = {metric.name: (float, ...) for metric in declared.metrics}
         beside: dict[str, Any] = {one.name: (float | None, None) for one in declared.progress}
-        again = {one.name: (float | None, None) for one in (*declared.metrics, *declared.tests)}
+        again = found | {one.name: (float | None, None) for one in declared.tests}
         own: dict[str, Any] = {declared.step: (int, ...)} if declared.step else {}
         own |= beside | found | {"seconds": (float, ...), "images": (int, 0)}
         known: dict[str, Any] = {"macs": (float, ...), "params": (float, ...)}
-        fields: dict[str, Any] = {"reason": (str | None, None), **again, "seconds": (float, 0.0)}
+        fields: dict[str, Any] = again | {"seconds": (float, 0.0)}
         return cls(
             create_model("_Step", __base__=_Record, **own),
             create_model("_Metrics", __base__=_Record, **found, **known),
@@ -115,7 +119,8 @@ def _problems(
     for key, value in attributes.items():
         for prefix, record in known.items():
             if key.startswith(prefix):
-                yield from _wrong(key, record, value)
+                failed = prefix == CONFIRMATION and isinstance(value, dict) and "reason" in value
+                yield from _wrong(key, _Failed if failed else record, value)
                 if prefix == "session:" and not isinstance(value.get("from"), int | float):
                     yield f"{key}: from is no number"
                 if prefix == CONFIRMATION and not all(p.isdigit() for p in key.split(":")[1:]):

@@ -15,7 +15,7 @@ import timm
 import yaml
 from PIL import Image
 
-from sret_nas import create_model, device
+from sret_nas import create_model
 from sret_nas.arch import Architecture
 from sret_nas.errors import InfeasibleError, UsageError
 from sret_nas.proxy import Proxy
@@ -60,7 +60,7 @@ def content(path: Path) -> dict[str, bytes]:
 def test_a_run_that_goes_on_elsewhere_says_so(
     search: Cli, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "processor", lambda: "Another One")
+    monkeypatch.setattr("sret_nas.device.hardware.processor", lambda: "Another One")
     result = search("--trials", 2, "--budget", "1M MACs", out=begun)
     assert result.code == 0
     (line,) = [line for line in result.err.splitlines() if "note: the run was on" in line]

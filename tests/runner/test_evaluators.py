@@ -13,6 +13,7 @@ import pytest
 
 import sret_nas
 from sret_nas.errors import UsageError
+from sret_nas.report import notes, plots
 from sret_nas.runner import load
 
 Cli = Callable[..., Any]
@@ -86,6 +87,12 @@ def test_a_search_without_a_training(search: Cli, cli: Cli, here: Path) -> None:
     text = (here / "run" / "report.html").read_text(encoding="utf-8")
     text = text[: text.index('id="plotly"')]
     assert "highest DSS indicator" in text and "validation" not in text.split("What was done")[0]
+    assert "warning" not in result.err  # the dashboard has its notes and plots
+    outcome = load(Path("run"))
+    note = notes.of_study(outcome) + notes.of_trial(outcome, outcome.complete()[0])
+    assert "DSS indicator" in note and "**Evaluated**: DSS indicator" in note
+    assert not re.search("epoch|validation|trained to the end", note)
+    assert set(plots.of_study(outcome)) == {"front-macs", "cost-by-stage"}
     plan = cli("search", "smoke", "--evaluator", "dss", "--trials", 9, "--dry-run")
     assert plan.code == 0 and " evaluations/s, measured" in plan.out
 
@@ -135,7 +142,7 @@ def test_changed_code_is_another_run(search: Cli) -> None:
         (("dss", "--objectives", "loss,macs"), "objectives: given 'loss'"),
         (("dss", "--objectives", "macs"), "one of them must be evaluated, dss; given macs"),
         (("absent:Depth",), "evaluator: module 'absent': no such module"),
-        (("their_depth:Deep",), "module 'their_depth' has no function 'Deep'"),
+        (("their_depth:Deep",), "module 'their_depth' has no function or class 'Deep'"),
     ],
 )
 def test_a_wrong_word_costs_nothing(

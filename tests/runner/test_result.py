@@ -352,7 +352,7 @@ def test_lines_of_a_pipe_follow_the_objectives(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = Made(lab, objectives=("val_accuracy", "peak_bytes"))
-    lines = Lines(made.config.goals)
+    lines = Lines(made.outcome.config)
     lines(made.study)
     made.add(2, [4, 1])
     made.confirm(0, 1, 0.5)

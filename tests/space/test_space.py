@@ -228,7 +228,7 @@ def test_a_callable_changes_every_architecture(called, monkeypatch: pytest.Monke
     ("name", "says"),
     [
         ("mine_missing:f", "callable: module 'mine_missing': no such module"),
-        ("mine_rising:none", "module 'mine_rising' has no function 'none'"),
+        ("mine_rising:none", "module 'mine_rising' has no function or class 'none'"),
         ("mine_rising:MODULE", "has no function"),
         ("mine_rising:broken", "'mine_rising:broken' KeyError: 'colour'"),
         ("mine_rising:wrong", "returned what cannot be built: image_size: given 0"),

@@ -85,10 +85,11 @@ class ProcessExecutor(Executor):
             code = process.exitcode or 0
             cause = self._blame(study, process.pid, code)
             complete = any(one.exitcode == 0 for one in self.processes)
-            if code < 0 and not (complete or self.stop()):
+            if (code < 0 or cause) and not (complete or self.stop()):
                 again = "another takes its place" if lives else "it is not replaced any more"
                 why = f" ({cause})" if cause else ""
-                say_on_stderr(f"a worker was killed by signal {-code}{why}: {again}")
+                how = f"was killed by signal {-code}{why}" if code < 0 else f"ended with {cause}"
+                say_on_stderr(f"a worker {how}: {again}")
                 if lives:
                     self._start(slot, lives - 1)
 
