@@ -31,7 +31,8 @@ from optuna.samplers import BaseSampler
 from scale_study import RUNGS, SEED, Finished, StandIn, configuration, kept, learning
 
 from sret_nas.runner import constraints
-from sret_nas.runner.sampling import POPULATION, SAMPLERS, FilteredSampler
+from sret_nas.runner.sampling import FilteredSampler
+from sret_nas.runner.strategies import POPULATION, SAMPLERS
 from sret_nas.runner.worker import Worker
 from sret_nas.study.address import Address
 from sret_nas.study.rundir import RunDir

@@ -30,7 +30,7 @@ from sret_nas.evaluate import Evaluation, Evaluator, Progress, Report
 from sret_nas.evaluators.proxy import evaluation, follow
 from sret_nas.metrics import Declaration, training
 from sret_nas.proxy import Proxy
-from sret_nas.runner.sampling import POPULATION
+from sret_nas.runner.strategies import POPULATION
 from sret_nas.space import SearchSpace
 from sret_nas.study.config import RunConfig
 from sret_nas.training import EpochResult

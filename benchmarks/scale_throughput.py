@@ -31,7 +31,7 @@ from scale_storages import STORAGES, Storage
 from scale_study import RUNGS, SPACE, StandIn, configuration, kept
 
 from sret_nas.device import cores
-from sret_nas.runner.sampling import SAMPLERS
+from sret_nas.runner.strategies import SAMPLERS
 from sret_nas.runner.worker import Worker
 from sret_nas.space import SearchSpace
 from sret_nas.study.rundir import RunDir, config_of

@@ -46,7 +46,7 @@ from table import PROXY, Row, Table
 
 from sret_nas import pareto
 from sret_nas.evaluators.table import TableEvaluator
-from sret_nas.runner.sampling import DEFAULT, SAMPLERS
+from sret_nas.runner.strategies import DEFAULT, SAMPLERS
 from sret_nas.runner.worker import Worker
 from sret_nas.study.config import RunConfig
 from sret_nas.study.rundir import RunDir

@@ -27,7 +27,7 @@ from sret_nas.runner import Member, RunResult
 from sret_nas.runner.executors import Engine, choose_device, engine_of, executor_of, room
 from sret_nas.runner.executors.base import Watch
 from sret_nas.runner.run import Ending
-from sret_nas.runner.sampling import check as check_sampler
+from sret_nas.runner.strategies import check as check_sampler
 from sret_nas.space import SearchSpace
 from sret_nas.space.budget import Bound
 from sret_nas.space.bundled import bundled

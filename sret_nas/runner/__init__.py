@@ -3,7 +3,8 @@
 from sret_nas.runner.order import Order
 from sret_nas.runner.result import Confirmation, Member, RunResult
 from sret_nas.runner.run import Ended, architecture, join, load, search
-from sret_nas.runner.sampling import SAMPLERS, FilteredSampler
+from sret_nas.runner.sampling import FilteredSampler
+from sret_nas.runner.strategies import SAMPLERS
 
 __all__ = [
     "SAMPLERS",

@@ -12,7 +12,7 @@ from sret_nas import zoo
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import ArchitectureError, InfeasibleError, UsageError
-from sret_nas.runner.sampling import SAMPLERS, check
+from sret_nas.runner.strategies import SAMPLERS, check
 from sret_nas.space import SearchSpace, Timing
 from sret_nas.study.rundir import recover, standing
 from sret_nas.units import parse_budgets
