@@ -8,6 +8,7 @@ from sret_nas.data.dataset import DataSet
 from sret_nas.data.errors import DataError, DownloadError
 from sret_nas.data.loading import load_data
 from sret_nas.data.splits import Resident, Split, Stream
+from sret_nas.data.views import Views
 
 __all__ = [
     "Augment",
@@ -17,5 +18,6 @@ __all__ = [
     "Resident",
     "Split",
     "Stream",
+    "Views",
     "load_data",
 ]

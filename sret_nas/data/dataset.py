@@ -135,10 +135,11 @@ def split_of(items: Items, indices: Indices, side: int, resident: bool) -> Split
         return Stream(items, indices, side)
     images, bad = items.decode(indices, side)
     labels = torch.from_numpy(items.labels[indices])
+    good = np.setdiff1d(np.arange(len(indices)), bad)
     if bad:
-        good = np.setdiff1d(np.arange(len(indices)), bad)
         images, labels = images[good], labels[good]
     split = Resident(images, labels)
+    split.items, split.indices = items, indices[good]
     split.unreadable = tuple(
         items.name(int(indices[at])) + (f": {items.why(int(indices[at]))}" if k == 0 else "")
         for k, at in enumerate(bad)

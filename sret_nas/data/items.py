@@ -21,15 +21,25 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from sret_nas.data.digests import Tell, digests, together
-from sret_nas.data.pictures import UNREADABLE, Room, open_picture, shown, square_pixels
+from sret_nas.data.pictures import (
+    UNREADABLE,
+    Room,
+    open_picture,
+    shown,
+    square_pixels,
+    upright,
+)
 
 Indices = npt.NDArray[np.int64]
 KINDS = {"P": "palette", "PA": "palette"} | dict.fromkeys(("1", "L", "LA", "F"), "grey")
 PIXELS_SAMPLED = 2_000
 """Images whose pixels identify a data set that does not say where its bytes are."""
+MOST_SIDE = 4_096
+"""A larger JPEG, whole, is decoded at a fraction of its size: down to this in px."""
 MODES_LOOKED_AT = 5_000
 """Headers read to tell grey from colour; more are sampled evenly."""
 
@@ -61,6 +71,14 @@ class Items(ABC):
         Returns:
             Images uint8 (N, C, S, S), and the positions in ``indices`` of those that cannot be
             decoded.
+        """
+
+    @abstractmethod
+    def picture(self, index: int) -> Image.Image:
+        """One whole image, of whatever size it has: ``L`` where the set is grey, else ``RGB``.
+
+        Raises:
+            OSError, ValueError: it cannot be decoded (``pictures.UNREADABLE``).
         """
 
     @abstractmethod
@@ -114,6 +132,11 @@ class ArrayItems(Items):
         if square != side and len(images):
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
         return images.contiguous(), []
+
+    def picture(self, index: int) -> Image.Image:
+        """The array of one image as a picture."""
+        pixels = self.images[index]
+        return Image.fromarray(pixels[0] if self.channels == 1 else pixels.transpose(1, 2, 0))
 
     def name(self, index: int) -> str:
         """The position of an image in the array."""
@@ -179,6 +202,14 @@ class PictureItems(Items):
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
             good = list(pool.map(fill, range(len(indices))))
         return torch.from_numpy(images), [at for at, ok in enumerate(good) if not ok]
+
+    def picture(self, index: int) -> Image.Image:
+        """Decode one image, the camera's orientation applied."""
+        with warnings.catch_warnings(), self.open_image(index) as image:
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
+            if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+                image.draft(image.mode, (MOST_SIDE, MOST_SIDE))
+            return upright(image, self.channels)
 
 
 class FileItems(PictureItems):

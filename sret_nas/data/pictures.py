@@ -97,12 +97,17 @@ class Room:
                 self.changed.notify_all()
 
 
-def square_pixels(image: Image.Image, channels: int, side: int) -> npt.NDArray[np.uint8]:
-    """The middle square of an image at ``side`` px, uint8 (C, S, S).
+def upright(image: Image.Image, channels: int) -> Image.Image:
+    """A whole image as ``L`` (1 channel) or ``RGB`` (3).
 
     Grey becomes RGB where the set is RGB; transparency lies on black; 16-bit and
     floating-point grey is scaled to 8 bits; the camera's orientation is applied.
+
+    Raises:
+        OSError: it is larger than any that is decoded.
     """
+    if image.width * image.height > MOST_PIXELS:
+        raise _too_large(image.width * image.height)
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
         grey = np.asarray(image, np.float64)
@@ -111,7 +116,12 @@ def square_pixels(image: Image.Image, channels: int, side: int) -> npt.NDArray[n
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    image = image.convert("L" if channels == 1 else "RGB")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def square_pixels(image: Image.Image, channels: int, side: int) -> npt.NDArray[np.uint8]:
+    """The middle square of an image at ``side`` px, uint8 (C, S, S), as of ``upright``."""
+    image = upright(image, channels)
     image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, np.uint8)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

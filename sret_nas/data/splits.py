@@ -27,9 +27,13 @@ class Split(ABC):
     """Images of one size with labels, to be run through in batches.
 
     Attributes:
+        items: Where the images come from, undecoded; ``None`` for images made by hand.
+        indices: Which of them, (N,), in the order of the split.
         unreadable: Names of images left out because they cannot be decoded.
     """
 
+    items: Items | None = None
+    indices: Indices = np.empty(0, np.int64)
     unreadable: tuple[str, ...] = ()
 
     @abstractmethod
@@ -147,7 +151,7 @@ class Stream(Split):
     """
 
     def __init__(self, items: Items, indices: Indices, side: int) -> None:
-        self.items = items
+        self.items: Items = items
         self.indices = indices
         self.side = side
 
