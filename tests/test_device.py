@@ -341,7 +341,7 @@ def test_training_and_measurements_are_exact_fp32(monkeypatch: pytest.MonkeyPatc
     from sret_nas.data import load_data
     from sret_nas.latency.breakdown import time_by_stage
     from sret_nas.model import SReT
-    from sret_nas.proxy import Recipe
+    from sret_nas.recipe import Recipe
     from sret_nas.training import Trainer
 
     seen: list[list[object]] = []

@@ -19,7 +19,7 @@ from sret_nas.arch import Architecture, Stage
 from sret_nas.data import DataSet, Resident, load_data
 from sret_nas.data.splits import Stream
 from sret_nas.graphs import WARM_UP, CudaRecorder, Repeated, Step
-from sret_nas.proxy import Recipe
+from sret_nas.recipe import Recipe
 from sret_nas.training import EpochResult, NotFiniteError, Trainer
 
 CPU = torch.device("cpu")
@@ -252,7 +252,7 @@ def test_recorded_training_equals_eager_bit_by_bit(data: DataSet, permute: str) 
     ]
     assert torch.equal(weights(recorded.model), weights(eager.model))
     assert recorded.graphed and recorded.scoring.recorded and recorded.why_eager is None
-    steps = RECIPE.epochs * recorded.steps_per_epoch - WARM_UP
+    steps = RECIPE.epochs * recorded.feed.steps - WARM_UP
     scored = RECIPE.epochs * 2 - WARM_UP  # 300 images: a whole batch, and a part of one
     assert recorder.ran == steps + scored and len(recorder.tapes) == 2
 
@@ -399,16 +399,18 @@ def test_clipping_and_smoothing_are_the_textbooks(data: DataSet) -> None:
     loss = nn.CrossEntropyLoss(label_smoothing=0.2)
     losses, norms = [], []
     plain.model.train()
-    for step, _ in enumerate(plain._batches()):
-        order_B, *draws_3B = plain.plan_T4B[step]
+    plain.epoch = 1
+    rates, feed = plain._rates(), plain.feed
+    for step, _ in enumerate(feed.epoch(1)):
+        order_B, *draws_3B = feed.plan_T4B[step]
         assert isinstance(data.train, Resident)
-        x = plain.augment(data.train.images[order_B], *draws_3B)
+        x = feed.augment(data.train.images[order_B], *draws_3B)
         found = loss(plain.model(x), data.train.labels[order_B])
         optimizer.zero_grad()
         found.backward()
         norms.append(nn.utils.clip_grad_norm_(plain.model.parameters(), 0.05).item())
         for group in optimizer.param_groups:
-            group["lr"] = plain.rates_T[step].item()
+            group["lr"] = rates[step]
         optimizer.step()
         losses.append(found.item())
     assert min(norms) > 0.05  # all are clipped, each by another factor

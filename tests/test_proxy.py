@@ -18,7 +18,8 @@ from sret_nas.arch import Architecture, Stage
 from sret_nas.data import load_data
 from sret_nas.errors import ConfigError
 from sret_nas.evaluators.proxy import ProxyEvaluator
-from sret_nas.proxy import PRESETS, Proxy, Recipe, choose
+from sret_nas.proxy import PRESETS, Proxy, choose
+from sret_nas.recipe import Recipe
 from sret_nas.training import Trainer, trainer
 from sret_nas.zoo import PUBLISHED
 

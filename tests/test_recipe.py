@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from sret_nas.arch import Architecture, Stage
 from sret_nas.data import DataSet, Resident, load_data
-from sret_nas.proxy import Recipe
-from sret_nas.training import Trainer, trainer
+from sret_nas.recipe import Recipe
+from sret_nas.training import Trainer, feeding, trainer
 
 STEPS = 3
 PLAIN: dict[str, Any] = {
@@ -131,13 +131,13 @@ def test_what_is_drawn_changes_what_is_trained_on(data: DataSet, changes: dict[s
 def test_flip_is_left_to_data_that_allow_it(data: DataSet) -> None:
     seen: list[bool] = []
 
-    class Spy(trainer.Augment):
+    class Spy(feeding.Augment):
         def __init__(self, *args: Any, flip: bool, **options: Any) -> None:
             seen.append(flip)
             super().__init__(*args, flip=flip, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "Augment", Spy)
+        patch.setattr(feeding, "Augment", Spy)
         for flip in (True, False):
             Trainer(arch(), data, Recipe(**PLAIN | {"flip": flip}))
     assert seen == [data.mirror, False]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from sret_nas.arch import Architecture, Stage
 from sret_nas.data import DataSet, Resident, load_data
 from sret_nas.errors import TrainingError
-from sret_nas.proxy import PRESETS, Recipe
+from sret_nas.proxy import PRESETS
+from sret_nas.recipe import Recipe
 from sret_nas.training import (
     DivergedError,
     EpochResult,
@@ -30,6 +31,7 @@ from sret_nas.training import (
     schedule,
 )
 from sret_nas.training import trainer as trainer_module
+from sret_nas.training.feeding import NOBODY, fill, smoothed
 from sret_nas.training.randomness import Random
 
 RECIPE = Recipe(epochs=3, batch=16, lr=2e-3, pad=1)
@@ -221,7 +223,7 @@ def test_out_of_memory_goes_on_in_parts_with_the_same_batch(data: DataSet, error
         trainer.bf16 = False
         trainer.model.eval()
         small = Small(trainer, memory, error)
-        next(trainer._batches())
+        next(trainer.feed.epoch(1))
         trainer._train_step_as_memory_allows()
         return trainer, small, trainer.loss
 
@@ -356,10 +358,10 @@ def test_a_loss_is_the_mean_over_the_steps(data: DataSet) -> None:
 
 def test_a_batch_that_does_not_divide_the_images_leaves_some_out(data: DataSet) -> None:
     trainer = Trainer(arch(), data, RECIPE.model_copy(update={"batch": 48}))
-    assert (trainer.batch, trainer.steps_per_epoch) == (48, 3)
+    assert (trainer.feed.batch, trainer.feed.steps) == (48, 3)
     assert trainer.train_epoch()[1] == 144
     whole = Trainer(arch(), data, RECIPE.model_copy(update={"batch": 1000}))
-    assert (whole.batch, whole.steps_per_epoch) == (160, 1)
+    assert (whole.feed.batch, whole.feed.steps) == (160, 1)
 
 
 def test_as_many_are_validated_at_once_as_a_batch_or_256(data: DataSet) -> None:
@@ -467,9 +469,8 @@ def test_a_batch_in_parts_stays_in_parts(data: DataSet) -> None:
     assert small.sizes[:2] == [16, 8] and set(small.sizes[2:]) == {4}
 
 
-def test_smoothing_spreads_its_share_over_all_classes(data: DataSet) -> None:
-    trainer = Trainer(arch(), data, RECIPE.model_copy(update={"label_smoothing": 0.2}))
-    found = trainer._weights(torch.tensor([3, 0]))
+def test_smoothing_spreads_its_share_over_all_classes() -> None:
+    found = smoothed(torch.tensor([3, 0]), 10, 0.2)
     expected = torch.full((2, 10), -0.02 / 2)
     expected[0, 3] = expected[1, 0] = -(0.8 + 0.02) / 2
     torch.testing.assert_close(found, expected)
@@ -483,7 +484,7 @@ def test_images_that_are_no_tensor_are_trained_on_alike(
     assert isinstance(data.train, Resident) and not isinstance(streamed.train, Resident)
     streamed = replace(streamed, mean=data.mean, std=data.std)  # its own are those of a sample
     one, other = Trainer(arch(), data, RECIPE), Trainer(arch(), streamed, RECIPE)
-    assert one.train_batch is None and other.train_batch is not None
+    assert one.feed.place is None and other.feed.place is not None
     one.bf16 = other.bf16 = False
     assert other.train_epoch() == (pytest.approx(one.train_epoch()[0]), 160)
     torch.testing.assert_close(weights(other), weights(one))
@@ -501,9 +502,9 @@ def test_no_room_to_validate_one_image_has_its_reason(data: DataSet) -> None:
 def test_a_batch_is_put_to_where_a_step_reads_it_and_the_rest_is_nobodys() -> None:
     place = torch.full((3, 1, 2, 2), 9, dtype=torch.uint8), torch.full((3,), 9)
     batch = torch.full((2, 1, 2, 2), 5, dtype=torch.uint8), torch.tensor([7, 8])
-    trainer_module._fill(place, batch)
+    fill(place, batch)
     assert place[0][:, 0, 0, 0].tolist() == [5, 5, 9]
-    assert place[1].tolist() == [7, 8, trainer_module.NOBODY]
+    assert place[1].tolist() == [7, 8, NOBODY]
 
 
 class Repeating:
@@ -547,5 +548,5 @@ def test_who_records_steps_is_asked_for_both_kinds_unless_something_is_drawn_on_
 def test_sums_over_many_images_are_exact(data: DataSet) -> None:
     trainer = Trainer(arch(), data, RECIPE)
     assert (trainer.loss.dtype, trainer.right.dtype) == (torch.float64, torch.long)
-    assert trainer.plan_T4B.shape == (10, 4, 16) and trainer.plan_T4B.dtype == torch.long
-    assert trainer.rates_T.shape == trainer.shares_T.shape == (10,)
+    assert trainer.feed.plan_T4B.shape == (10, 4, 16) and trainer.feed.plan_T4B.dtype == torch.long
+    assert trainer.rates_T.shape == trainer.feed.shares_T.shape == (10,)

@@ -3,7 +3,7 @@
 Requires torch, NumPy and Pillow; torchvision and timm only for their data sets.
 """
 
-from sret_nas.data.augment import Augment
+from sret_nas.data.augment import Augment, affine
 from sret_nas.data.dataset import DataSet
 from sret_nas.data.errors import DataError, DownloadError
 from sret_nas.data.loading import load_data
@@ -19,5 +19,6 @@ __all__ = [
     "Split",
     "Stream",
     "Views",
+    "affine",
     "load_data",
 ]

@@ -34,8 +34,7 @@ class Augment:
         mixup: float = 0.0,
         device: torch.device | None = None,
     ) -> None:
-        self.scale_C11 = (1 / (255 * torch.tensor(std, device=device))).view(-1, 1, 1)
-        self.shift_C11 = (-torch.tensor(mean, device=device)).view(-1, 1, 1) * 255 * self.scale_C11
+        self.scale_C11, self.shift_C11 = affine(mean, std, device)
         self.flip = flip
         self.pad = pad
         self.mixup = mixup
@@ -103,6 +102,23 @@ class Augment:
             torch.lerp(images_BCSS.flip(0), images_BCSS, share),
             torch.lerp(targets_BK.flip(0), targets_BK, share),
         )
+
+
+def affine(
+    mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """What makes 0 to 255 of mean 0 and standard deviation 1: times the one, plus the other.
+
+    Args:
+        mean: Per channel, in 0 to 1.
+        std: Per channel, on the same scale.
+        device: Where the images are.
+
+    Returns:
+        Scale and shift, (C, 1, 1) each.
+    """
+    scale_C11 = (1 / (255 * torch.tensor(std, device=device))).view(-1, 1, 1)
+    return scale_C11, (-torch.tensor(mean, device=device)).view(-1, 1, 1) * 255 * scale_C11
 
 
 def _beta(alpha: float, generator: torch.Generator) -> float:

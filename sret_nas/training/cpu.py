@@ -7,10 +7,8 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from sret_nas.model import SReT
 
-
-def suit_to_cpu(model: SReT) -> None:
+def suit_to_cpu(model: nn.Module) -> None:
     """Go around what CPU kernels are slow at in bf16; the function computed stays the same.
 
     A depthwise convolution takes seven times as long as in fp32, and both kinds of

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sret_nas.model import SReT
-from sret_nas.proxy import Recipe
+from sret_nas.recipe import Recipe
 
 
 class ClippingAdamW(torch.optim.AdamW):
@@ -23,7 +22,7 @@ class ClippingAdamW(torch.optim.AdamW):
 
     grad_scale: Tensor
 
-    def __init__(self, model: SReT, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         on_gpu = next(model.parameters()).is_cuda
         groups = _groups(model, recipe.weight_decay)
         super().__init__(groups, lr=recipe.lr, fused=True, capturable=on_gpu)
@@ -66,8 +65,9 @@ def schedule(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.final_lr + (1 - recipe.final_lr) * cosine
 
 
-def _groups(model: SReT, weight_decay: float) -> list[dict[str, object]]:
-    spared = model.no_weight_decay()
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    named = getattr(model, "no_weight_decay", None)  # timm's name for it
+    spared: set[str] = set(named()) if named else set()
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[parameter.ndim > 1 and name not in spared].append(parameter)

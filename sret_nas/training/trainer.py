@@ -6,23 +6,22 @@ Shapes: T steps of an epoch, B batch, C channels, S side, K classes.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sret_nas.arch import Architecture
-from sret_nas.data import Augment, DataSet, Resident, Split
+from sret_nas.data import DataSet, Split, affine
 from sret_nas.device import exact_fp32, has_dtype, resolve
 from sret_nas.graphs import CudaRecorder, Recorder, Repeated
-from sret_nas.model import create_model
-from sret_nas.proxy import Recipe
+from sret_nas.model import SReT, create_model
+from sret_nas.recipe import Recipe
 from sret_nas.training.cpu import suit_to_cpu
 from sret_nas.training.failures import (
     NotFiniteError,
@@ -30,14 +29,14 @@ from sret_nas.training.failures import (
     is_out_of_memory,
     needing_room,
 )
+from sret_nas.training.feeding import NOBODY, DeviceFeed, Feed, fill
 from sret_nas.training.optimiser import ClippingAdamW, schedule
 from sret_nas.training.randomness import Random
 
 VALIDATED = 256
 """Images that are validated at once, unless the recipe's batch is larger: without gradients
 there is room for more, and fewer operations do for all."""
-NOBODY = -100
-"""Label of a place in a batch that no image takes."""
+AfterStep = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -69,84 +68,82 @@ class Trainer:
     epoch beforehand. So it can be recorded after a few runs, and repeated.
 
     Args:
-        arch: What to train, at the scale of the data (``Proxy.apply``).
+        network: What to train: an architecture at the scale of the data (``Proxy.apply``),
+            or what makes the network.
         data: What to train and validate on.
         recipe: How to train: epochs, batch, learning rate and its schedule, regularisation.
         seed: Seed of initial weights, order, augmentation and drop-path.
         device: Where to train; default the first GPU that can be used, else the CPU.
         graphs: Whether whole steps become CUDA graphs where there are any; or who
             records them instead.
+        feed: Where batches come from; default: from the data as they are, on the device.
 
     Attributes:
         model: The network.
-        epoch: Epochs done.
+        epoch: Epochs begun.
         step: Steps done.
+        done: Steps done of the present epoch; 0 when it is over.
     """
 
     def __init__(
         self,
-        arch: Architecture,
+        network: Architecture | Callable[[], nn.Module],
         data: DataSet,
         recipe: Recipe,
         *,
         seed: int = 0,
         device: torch.device | None = None,
         graphs: bool | Recorder = True,
+        feed: Feed | None = None,
     ) -> None:
         self.recipe = recipe
         self.device = device or resolve()
         self.bf16 = has_dtype("bf16", self.device)
         self.num_classes = data.num_classes
-        self.side = data.image_size
         self.epoch = 0
         self.step = 0
+        self.done = 0
         self.parts = 1
         weights, order, augment = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
         self.random = Random(weights, self.device)
-        self.order = torch.Generator().manual_seed(order)
-        self.augmenting = torch.Generator().manual_seed(augment)
         with self.random:
-            model = create_model(arch, drop_path_rate=recipe.drop_path)
+            if isinstance(network, Architecture):
+                model: nn.Module = create_model(network, drop_path_rate=recipe.drop_path)
+            else:
+                model = network()
         with needing_room("the network and its data", self.device):
             self.model = model.to(self.device)
             if self.bf16 and self.device.type == "cpu":
                 suit_to_cpu(self.model)
             self.optimizer = ClippingAdamW(self.model, recipe)
-            self.train_split = data.train.to(self.device)
+            self.feed = feed or DeviceFeed(data, recipe, self.device, (order, augment))
             self.val_split = data.val.to(self.device)
-            self.augment = Augment(
-                data.mean,
-                data.std,
-                flip=recipe.flip and data.mirror,
-                pad=recipe.pad,
-                mixup=recipe.mixup,
-                device=self.device,
-            )
-            self.batch = min(recipe.batch, len(self.train_split))
-            self.steps_per_epoch = len(self.train_split) // self.batch
-            self.scored = min(max(self.batch, VALIDATED), len(self.val_split))
-            self.recorder, self._not_recorded = _recorder(arch, self.device, graphs)
+            self.scored = min(max(self.feed.batch, VALIDATED), len(self.val_split))
+            self.recorder, self._not_recorded = _recorder(self.model, self.device, graphs)
             self.training = Repeated(self.recorder)
             self.scoring = Repeated(self.recorder)
-            self._make_room(data.in_chans)
+            self._make_room(data)
 
-    def _make_room(self, channels: int) -> None:
+    def _make_room(self, data: DataSet) -> None:
         """The tensors that steps read and write."""
+        zeros, here = torch.zeros, self.device
+        self.scale_C11, self.shift_C11 = affine(data.mean, data.std, here)
+        self.rates_T = zeros(self.feed.steps, device=here)
+        self.at = zeros(1, dtype=torch.long, device=here)
+        self.loss = zeros((), dtype=torch.float64, device=here)
+        self.right = zeros((), dtype=torch.long, device=here)
+        self.val_batch: tuple[Tensor, Tensor] | None = None
+        if self.recorder:
+            shape = (self.scored, data.in_chans, data.image_size, data.image_size)
+            self.val_batch = (
+                zeros(shape, dtype=torch.uint8, device=here),
+                zeros(self.scored, dtype=torch.long, device=here),
+            )
 
-        def batch(size: int) -> tuple[Tensor, Tensor]:
-            images_BCSS = zeros(size, channels, self.side, self.side, dtype=torch.uint8)
-            return images_BCSS, zeros(size, dtype=torch.long)
-
-        zeros = functools.partial(torch.zeros, device=self.device)
-        T, B = self.steps_per_epoch, self.batch
-        self.plan_T4B = zeros(T, 4, B, dtype=torch.long)
-        self.rates_T = zeros(T)
-        self.shares_T = zeros(T)
-        self.at = zeros(1, dtype=torch.long)
-        self.loss = zeros((), dtype=torch.float64)
-        self.right = zeros((), dtype=torch.long)
-        self.train_batch = None if isinstance(self.train_split, Resident) else batch(B)
-        self.val_batch = batch(self.scored) if self.recorder else None
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated."""
+        return self.model
 
     @property
     def graphed(self) -> bool:
@@ -186,8 +183,11 @@ class Trainer:
                 images=images,
             )
 
-    def train_epoch(self) -> tuple[float, int]:
-        """Run once through the training images.
+    def train_epoch(self, after: AfterStep = lambda: None) -> tuple[float, int]:
+        """Run once through the training images, or through what is left of them.
+
+        Args:
+            after: Called after each step.
 
         Returns:
             The mean loss of the epoch's steps, and the number of images.
@@ -196,35 +196,35 @@ class Trainer:
             TrainingError: the loss is not finite, diverged, or memory ran out.
         """
         self.model.train()
-        self.epoch += 1
+        steps = self.feed.steps
+        if self.done == 0:
+            self.epoch += 1
+            self.loss.zero_()
         with self._running():
-            for batch in self._batches():
-                if self.train_batch is not None and batch is not None:
-                    _fill(self.train_batch, batch)
+            self.rates_T.copy_(torch.tensor(self._rates()))
+            self.at.fill_(self.done)
+            for _ in self.feed.epoch(self.epoch, self.done):
                 self.training(self._train_step, self._train_step_as_memory_allows)
                 self.step += 1
+                self.done += 1
+                self._after_step()
+                after()
             # Only here is the loss read: reading it waits for the device.
-            loss = self.loss.item() / self.steps_per_epoch
-        return checked(loss, self.epoch, self.num_classes), self.steps_per_epoch * self.batch
+            loss = self.loss.item() / steps
+        self.done = 0
+        return checked(loss, self.epoch, self.num_classes), steps * self.feed.batch
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor] | None]:
-        """Draw the epoch; then one item a step: its batch, where the images are no tensor."""
-        steps, recipe = self.steps_per_epoch, self.recipe
-        order_TB = self.train_split.shuffled(self.batch, self.order)
-        draws_T3B = self.augment.draw(order_TB.shape, self.side, self.augmenting)
-        self.plan_T4B.copy_(torch.cat([order_TB[:, None], draws_T3B], dim=1))
-        rates = [
+    def _rates(self) -> list[float]:
+        """Learning rates of the epoch's steps."""
+        steps, recipe = self.feed.steps, self.recipe
+        first = (self.epoch - 1) * steps
+        return [
             recipe.lr * schedule(recipe, step, steps * recipe.epochs)
-            for step in range(self.step, self.step + steps)
+            for step in range(first, first + steps)
         ]
-        self.rates_T.copy_(torch.tensor(rates))
-        self.shares_T.copy_(torch.tensor(self.augment.shares(steps, self.augmenting)))
-        self.at.zero_()
-        self.loss.zero_()
-        if self.train_batch is None:
-            yield from [None] * steps
-        else:
-            yield from self.train_split.take(order_TB, self.device)
+
+    def _after_step(self) -> None:
+        """What follows a step and is never recorded."""
 
     def _train_step(self) -> None:
         """One step of the optimiser; can be recorded."""
@@ -237,25 +237,14 @@ class Trainer:
                 loss = self._gradients()
                 break
             except (RuntimeError, MemoryError) as error:
-                self._after_out_of_memory(error, self.parts >= self.batch)
-                self.parts = min(2 * self.parts, self.batch)
+                self._after_out_of_memory(error, self.parts >= self.feed.batch)
+                self.parts = min(2 * self.parts, self.feed.batch)
         with needing_room(f"epoch {self.epoch}, in the optimiser", self.device):
             self._update(loss)
 
     def _gradients(self) -> Tensor:
         """Loss and gradients of the batch whose turn it is."""
-        order_B, *draws_3B = self.plan_T4B.index_select(0, self.at)[0]
-        if isinstance(self.train_split, Resident):
-            images_BCSS = self.train_split.images.index_select(0, order_B)
-            labels_B = self.train_split.labels.index_select(0, order_B)
-        else:
-            assert self.train_batch is not None
-            images_BCSS, labels_B = self.train_batch
-        x_BCSS = self.augment(images_BCSS, *draws_3B)
-        weights_BK = self._weights(labels_B)
-        if self.recipe.mixup:
-            (share,) = self.shares_T.index_select(0, self.at)
-            x_BCSS, weights_BK = self.augment.mix(x_BCSS, weights_BK, share)
+        x_BCSS, weights_BK = self.feed.read(self.at)
         self.optimizer.clear()
         losses = []
         for x, weights in zip(
@@ -267,13 +256,6 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return losses[0] if self.parts == 1 else torch.stack(losses).sum()
-
-    def _weights(self, labels_B: Tensor) -> Tensor:
-        """What log-probabilities are summed with to cross-entropy with label smoothing."""
-        B, K = len(labels_B), self.num_classes
-        smoothing = self.recipe.label_smoothing
-        weights_BK = torch.full((B, K), -smoothing / (K * B), device=self.device)
-        return weights_BK.scatter_(1, labels_B[:, None], -(1 - smoothing + smoothing / K) / B)
 
     def _update(self, loss: Tensor) -> None:
         """Let the optimiser step, and count."""
@@ -289,7 +271,7 @@ class Trainer:
             NotFiniteError: the network's output is not finite.
             OutOfMemoryError: not even one image fits.
         """
-        self.model.eval()
+        self.judged.eval()
         size = self.scored
         while True:
             try:
@@ -305,7 +287,7 @@ class Trainer:
             self.right.zero_()
             for batch in split.to(self.device).batches(size, self.device):
                 if self.val_batch is not None and size == self.scored:
-                    _fill(self.val_batch, batch)
+                    fill(self.val_batch, batch)
                     self.scoring(self._score_whole)
                 else:
                     self._score(*batch)
@@ -322,7 +304,8 @@ class Trainer:
 
     def _score(self, images_BCSS: Tensor, labels_B: Tensor) -> None:
         with self._autocast():
-            logits_BK = self.model(self.augment.normalise(images_BCSS)).float()
+            x_BCSS = torch.addcmul(self.shift_C11, images_BCSS.float(), self.scale_C11)
+            logits_BK = self.judged(x_BCSS).float()
         losses = F.cross_entropy(logits_BK, labels_B, reduction="sum", ignore_index=NOBODY)
         self.loss.add_(losses)
         self.right.add_((logits_BK.argmax(1) == labels_B).sum())
@@ -347,21 +330,13 @@ class Trainer:
 
 
 def _recorder(
-    arch: Architecture, device: torch.device, graphs: bool | Recorder
+    model: nn.Module, device: torch.device, graphs: bool | Recorder
 ) -> tuple[Recorder | None, str | None]:
     """Who records steps; or nobody, and where somebody could, why not."""
     if graphs is False or (graphs is True and device.type != "cuda"):
         return None, None
-    permuted = any(use.permuted for stage in arch.schedules for use in stage)
-    if permuted and arch.permute == "random":
-        return None, "permute: random draws on the CPU at every call"
+    if isinstance(model, SReT):
+        permuted = any(use.permuted for stage in model.arch.schedules for use in stage)
+        if permuted and model.arch.permute == "random":
+            return None, "permute: random draws on the CPU at every call"
     return (CudaRecorder(device) if graphs is True else graphs), None
-
-
-def _fill(place: tuple[Tensor, Tensor], batch: tuple[Tensor, Tensor]) -> None:
-    """Put a batch, perhaps a smaller one, to where a step reads it."""
-    images_BCSS, labels_B = place
-    count = len(batch[1])
-    images_BCSS[:count].copy_(batch[0], non_blocking=True)
-    labels_B[:count].copy_(batch[1], non_blocking=True)
-    labels_B[count:] = NOBODY
