@@ -120,13 +120,13 @@ def width_changes(before: Stage, after: Stage, stream: Sequence[int], inside: He
         how = (
             "channels are repeated unequally"
             if len(set(stream)) == before.dim
-            else f"{before.dim - len(set(stream))} channels are left out"
+            else f"keeps {len(set(stream))} of {before.dim} channels"
         )
         found.append(f"width {after.dim} instead of {before.dim}: {how}")
     if not inside.kept:
         found.append(
-            f"{after.heads} heads of {after.head_dim} instead of {before.heads} of "
-            f"{before.head_dim}: attention is cut otherwise"
+            f"heads × head_dim {after.heads} × {after.head_dim} instead of "
+            f"{before.heads} × {before.head_dim}: attention is cut otherwise"
         )
     for name, old, new in (
         ("MLP", before.mlp_hidden, after.mlp_hidden),

@@ -35,7 +35,7 @@ from sret_nas.model.channels import (
     width_changes,
 )
 from sret_nas.model.matching import Flow, applications, serving
-from sret_nas.model.sret import SReT
+from sret_nas.model.sret import LABELS, SReT
 from sret_nas.model.timm_models import create_model
 from sret_nas.units import format_count
 
@@ -102,7 +102,7 @@ def grow(
     Example:
         >>> small = create_model("sret_t", num_classes=10)
         >>> str(grow(small, "sret_lt", num_classes=10))
-        '4.41M of 4.64M parameters taken over; same function: yes'
+        '4.5M of 4.73M parameters taken over; same function: yes'
 
     Raises:
         ArchitectureError: the architecture cannot be built.
@@ -114,6 +114,7 @@ def grow(
         model = model.to(like.device)
     if "dtype" not in options:
         model = model.to(like.dtype)
+    _describe_as(source, model)
     return grow_into(source, model, noise=noise, generator=generator)
 
 
@@ -147,6 +148,16 @@ def grow_into(
     return Grown(model, growth.origins, tuple(growth.notes))
 
 
+def _describe_as(source: SReT, model: SReT) -> None:
+    """The same function wants images prepared in the same way, and has the same classes."""
+    theirs: dict[str, Any] = getattr(source, "pretrained_cfg", {})
+    own: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    keys = ["interpolation", "crop_pct", "crop_mode"]
+    keys += ["mean", "std"] if source.in_chans == model.in_chans else []
+    keys += LABELS if source.num_classes == model.num_classes else []
+    own.update({key: theirs[key] for key in keys if key in theirs})
+
+
 class _Growth:
     """One growing: what is there of both models, and what has been taken so far."""
 
@@ -178,7 +189,7 @@ class _Growth:
             self._head(stream, keep_head)
         else:
             self.notes.append(
-                f"{len(new)} stages instead of {len(old)}: norm and head are fresh"
+                f"stages: {len(new)} instead of {len(old)}: norm and head are fresh"
                 + (", and so are further stages" if len(new) > len(old) else "")
             )
 
@@ -188,7 +199,7 @@ class _Growth:
         before, after = self.source.arch, self.model.arch
         if before.in_chans != after.in_chans:
             self.notes.append(
-                f"{after.in_chans} input channels instead of {before.in_chans}: "
+                f"in_chans {after.in_chans} instead of {before.in_chans}: "
                 "the first convolution is adapted"
             )
             self.old["stem.0.weight"] = adapt_input_conv(
@@ -272,7 +283,8 @@ class _Growth:
         for part, columns in (("weight", hidden), ("bias", None)):
             self._take(f"{at}.{second}.{part}", f"{was}.{second}.{part}", stream, columns)
             if folded:
-                self.new[f"{at}.{second}.{part}"] *= self.old[f"{was}.residual.branch"]
+                own = self.new[f"{at}.{second}.{part}"]
+                own *= self.old[f"{was}.residual.branch"].to(own)
         for scalar in ("skip", "branch"):
             if scales and scaled:
                 self._take(f"{at}.residual.{scalar}", f"{was}.residual.{scalar}")

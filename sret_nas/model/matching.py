@@ -112,8 +112,7 @@ def _changes(source: Flow, target: Flow, way: Sequence[int]) -> Iterator[str]:
     """Why the function of a stage changes when its applications are matched so."""
     kept = [old for old in way if old != NEW]
     if len(kept) < len(source.schedule):
-        left = len(source.schedule) - len(kept)
-        yield f"{left} of the source's {len(source.schedule)} block applications are left out"
+        yield f"keeps {len(kept)} of the source's {len(source.schedule)} block applications"
     if kept != sorted(kept):
         yield "the blocks are applied in another order"
     pairs = [(step, old) for step, old in enumerate(way) if old != NEW]

@@ -304,7 +304,7 @@ CHANGES: dict[str, tuple[Architecture, Architecture, list[str]]] = {
     "shallower": (
         small(),
         small({"blocks": 1}),
-        ["stage 1: 2 of the source's 4 block applications are left out"],
+        ["stage 1: keeps 2 of the source's 4 block applications"],
     ),
     "another order": (
         small(),
@@ -337,24 +337,24 @@ CHANGES: dict[str, tuple[Architecture, Architecture, list[str]]] = {
         [
             "stage 1: width 9 instead of 6: channels are repeated unequally",
             "stage 2: width 18 instead of 12: channels are repeated unequally",
-            "stage 2: 9 heads of 2 instead of 3 of 4: attention is cut otherwise",
+            "stage 2: heads × head_dim 9 × 2 instead of 3 × 4: attention is cut otherwise",
         ],
     ),
     "narrower": (
         small(),
         small({"heads": 1}),
         [
-            "stage 1: width 3 instead of 6: 3 channels are left out",
-            "stage 1: 1 heads of 3 instead of 2 of 3: attention is cut otherwise",
+            "stage 1: width 3 instead of 6: keeps 3 of 6 channels",
+            "stage 1: heads × head_dim 1 × 3 instead of 2 × 3: attention is cut otherwise",
             "stage 1: MLP of 6 hidden channels instead of 12: the leading ones are kept",
             "stage 1: NLL of 3 hidden channels instead of 6: the leading ones are kept",
-            "stage 2: width 12 instead of 12: 6 channels are left out",
+            "stage 2: width 12 instead of 12: keeps 6 of 12 channels",
         ],
     ),
     "other heads": (
         small(),
         small({"heads": 3, "head_dim": 2}),
-        ["stage 1: 3 heads of 2 instead of 2 of 3: attention is cut otherwise"],
+        ["stage 1: heads × head_dim 3 × 2 instead of 2 × 3: attention is cut otherwise"],
     ),
     "no NLL": (
         small(),
@@ -379,18 +379,18 @@ CHANGES: dict[str, tuple[Architecture, Architecture, list[str]]] = {
     "grey images": (
         small(),
         small(in_chans=1),
-        ["1 input channels instead of 3: the first convolution is adapted"],
+        ["in_chans 1 instead of 3: the first convolution is adapted"],
     ),
     "other classes": (small(), small(num_classes=4), ["4 classes instead of 3: the head is fresh"]),
     "fewer stages": (
         small(),
         Architecture.load({**SMALL, "stages": SMALL["stages"][:1]}),
-        ["1 stages instead of 2: norm and head are fresh"],
+        ["stages: 1 instead of 2: norm and head are fresh"],
     ),
     "more stages": (
         Architecture.load({**SMALL, "stages": SMALL["stages"][:1]}),
         small(),
-        ["2 stages instead of 1: norm and head are fresh, and so are further stages"],
+        ["stages: 2 instead of 1: norm and head are fresh, and so are further stages"],
     ),
 }
 
@@ -535,6 +535,18 @@ def test_a_head_of_other_classes_stays_fresh() -> None:
     assert torch.equal(model.head.weight, before)
     assert found.notes == ("other classes: the head is fresh",)
     assert not found.origins["head.weight"].any()
+
+
+def test_images_and_classes_are_described_as_they_were() -> None:
+    source = create_model(small(), pretrained_cfg_overlay={"mean": (0.3,) * 3, "crop_pct": 1.0})
+    source.pretrained_cfg["label_names"] = ["ant", "bee", "cat"]
+    cfg = grow(source, small({"blocks": 3})).model.pretrained_cfg
+    assert (cfg["mean"], cfg["crop_pct"]) == ((0.3,) * 3, 1.0)
+    assert cfg["label_names"] == ["ant", "bee", "cat"]
+    other = grow(source, small(num_classes=4, in_chans=1)).model.pretrained_cfg
+    assert len(other["mean"]) == 1
+    assert not other.get("label_names")
+    assert other["num_classes"] == 4
 
 
 @pytest.mark.parametrize("which", ["source", "model"])
