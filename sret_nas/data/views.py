@@ -36,18 +36,29 @@ class Views(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, at: int) -> tuple[Tensor, int]:
-        """The view of an image and its label.
+    def picture(self, at: int) -> Image.Image:
+        """The whole image, untransformed.
 
         Raises:
             DataError: it cannot be decoded.
         """
         index = int(self.indices[at])
         try:
-            picture = self.items.picture(index)
+            return self.items.picture(index)
         except UNREADABLE as error:
             raise DataError(
                 f"{self.items.name(index)}: {self.items.why(index)}",
                 "remove or replace the file, then start again",
             ) from error
-        return self.transform(picture), int(self.items.labels[index])
+
+    def label(self, at: int) -> int:
+        """The class of an image."""
+        return int(self.items.labels[self.indices[at]])
+
+    def __getitem__(self, at: int) -> tuple[Tensor, int]:
+        """The view of an image and its label.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        return self.transform(self.picture(at)), self.label(at)
