@@ -2,7 +2,7 @@
 
 from sret_nas.files.reading import MAX_BYTES, Lines, parse_json, parse_yaml, read, read_text
 from sret_nas.files.records import Record, find, load, nearest
-from sret_nas.files.writing import safe_name, write
+from sret_nas.files.writing import safe_name, whole, write
 
 __all__ = [
     "MAX_BYTES",
@@ -16,5 +16,6 @@ __all__ = [
     "read",
     "read_text",
     "safe_name",
+    "whole",
     "write",
 ]

@@ -7,6 +7,9 @@ import hashlib
 import os
 import re
 import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MAX_NAME = 100
@@ -37,6 +40,28 @@ def write(path: Path, text: str) -> None:
                 temporary.unlink(missing_ok=True)
     except OSError as error:  # of the file that was meant
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place where somebody else's code writes a file, which takes its name only if all is well.
+
+    It may write further files beside it, as formats of two files do: they move along.
+
+    Args:
+        path: The file that is meant; its folder must be there.
+
+    Yields:
+        Where to write: a file of the same name in a folder of its own.
+
+    Raises:
+        OSError: it cannot be written; what was there stays as it was.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as place:
+        draft = Path(place) / path.name
+        yield draft
+        for made in sorted(Path(place).iterdir(), key=lambda one: one == draft):
+            made.replace(path.parent / made.name)  # the file that was meant comes last
 
 
 def safe_name(name: str) -> str:
