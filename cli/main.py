@@ -23,6 +23,7 @@ from . import (
     calibrate,
     dashboard,
     doctor,
+    evaluate,
     output,
     pareto,
     profile,
@@ -49,6 +50,7 @@ app.command(epilog="Example: sret-nas runs --storage @storage.txt")(runs.runs)
 app.command(epilog="Example: sret-nas profile sret_t sret_s deit_small_patch16_224")(
     profile.profile
 )
+app.command(epilog="Example: sret-nas evaluate models/demo --data ./images")(evaluate.evaluate)
 app.command(epilog="Example: sret-nas calibrate sret_tiny --threads 1")(calibrate.calibrate)
 app.add_typer(spaces.app, name="spaces", epilog="Example: sret-nas spaces list")
 app.command(epilog="Example: sret-nas pareto runs/NAME --format csv")(pareto.pareto)

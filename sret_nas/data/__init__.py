@@ -4,6 +4,7 @@ Requires torch, NumPy and Pillow; torchvision and timm only for their data sets.
 """
 
 from sret_nas.data.augment import Augment, affine
+from sret_nas.data.choosing import Chosen, choose_images
 from sret_nas.data.dataset import DataSet
 from sret_nas.data.errors import DataError, DownloadError
 from sret_nas.data.loading import load_data
@@ -12,6 +13,7 @@ from sret_nas.data.views import Views
 
 __all__ = [
     "Augment",
+    "Chosen",
     "DataError",
     "DataSet",
     "DownloadError",
@@ -20,5 +22,6 @@ __all__ = [
     "Stream",
     "Views",
     "affine",
+    "choose_images",
     "load_data",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import lzma
 from importlib import resources
 
 import numpy as np
+import numpy.typing as npt
 
 from sret_nas.data.items import ArrayItems
 from sret_nas.data.source import Source
@@ -33,9 +35,17 @@ NOTE = (
 )
 
 
-def _read(part: slice) -> ArrayItems:
+@functools.cache
+def _rows() -> npt.NDArray[np.uint8]:
+    """Label and pixels of every image; unpacked once, which takes longer than all the rest."""
     packed = (resources.files("sret_nas") / "assets" / FILE).read_bytes()
-    rows = np.load(io.BytesIO(lzma.decompress(packed)))[part]
+    rows: npt.NDArray[np.uint8] = np.load(io.BytesIO(lzma.decompress(packed)))
+    rows.flags.writeable = False
+    return rows
+
+
+def _read(part: slice) -> ArrayItems:
+    rows = _rows()[part]
     return ArrayItems(rows[:, 1:].reshape(-1, SIDE, SIDE), rows[:, 0])
 
 

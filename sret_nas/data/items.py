@@ -21,7 +21,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from sret_nas.data.digests import Tell, digests, together
@@ -31,15 +30,13 @@ from sret_nas.data.pictures import (
     open_picture,
     shown,
     square_pixels,
-    upright,
+    whole,
 )
 
 Indices = npt.NDArray[np.int64]
 KINDS = {"P": "palette", "PA": "palette"} | dict.fromkeys(("1", "L", "LA", "F"), "grey")
 PIXELS_SAMPLED = 2_000
 """Images whose pixels identify a data set that does not say where its bytes are."""
-MOST_SIDE = 4_096
-"""A larger JPEG, whole, is decoded at a fraction of its size: down to this in px."""
 MODES_LOOKED_AT = 5_000
 """Headers read to tell grey from colour; more are sampled evenly."""
 
@@ -207,9 +204,7 @@ class PictureItems(Items):
         """Decode one image, the camera's orientation applied."""
         with warnings.catch_warnings(), self.open_image(index) as image:
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
-            if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
-                image.draft(image.mode, (MOST_SIDE, MOST_SIDE))
-            return upright(image, self.channels)
+            return whole(image, self.channels)
 
 
 class FileItems(PictureItems):

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
 
@@ -64,11 +65,94 @@ def load_data(
         DataError: nothing can be trained on there, with the reason.
         DownloadError: it is not here and cannot be downloaded.
     """
-    if not 0 < val_fraction < 1:
-        raise DataError(f"val_fraction: given {val_fraction}; allowed: between 0 and 1")
     found = source
     if not isinstance(found, Source):
         found = find(str(source), image_size, root, tell)
+    cut = divide(found, subset=subset, val_fraction=val_fraction, val_images=val_images, seed=seed)
+    train, chosen, val, val_chosen = cut.train, cut.chosen, cut.val, cut.val_chosen
+    resident = fits(train, len(chosen) + len(val_chosen), image_size)
+    splits = {
+        "training": split_of(train, chosen, image_size, resident),
+        "validation": split_of(val, val_chosen, image_size, resident),
+    }
+    refuse_unreadable(*splits.values())
+    _every_class_is_left(found, chosen, splits["training"])
+    mean, std = _statistics(train, chosen, splits["training"], image_size)
+    return DataSet(
+        name=found.name,
+        classes=found.classes,
+        in_chans=train.channels,
+        image_size=image_size,
+        train=splits["training"],
+        val=splits["validation"],
+        mean=mean,
+        std=std,
+        mirror=found.mirror,
+        fingerprint=cut.fingerprint(),
+        notes=(*found.notes, *cut.notes, *_remarks(found, splits)),
+        open_test=found.test,
+        own_val=found.val is not None,
+        listing=found if isinstance(train, FileItems) else None,
+        former_fingerprint=functools.partial(cut.fingerprint, methodcaller("former_fingerprint")),
+    )
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which images are for training, and which for validation.
+
+    Attributes:
+        train: What may be trained on.
+        chosen: Which of it to train on, (N,).
+        val: Where the validation images are.
+        val_chosen: Which of them, (N,).
+        own_val: Whether the data brought them; else they are cut from ``train``.
+        notes: What a user should know.
+    """
+
+    train: Items
+    chosen: Indices
+    val: Items
+    val_chosen: Indices
+    own_val: bool
+    notes: tuple[str, ...] = ()
+
+    def fingerprint(self, of: Callable[[Items], str] = methodcaller("fingerprint")) -> str:
+        """Hash of the images and of how they are divided, wherever they lie.
+
+        Args:
+            of: The hash of some images.
+        """
+        digest = hashlib.sha256(of(self.train).encode())
+        if self.own_val:
+            digest.update(of(self.val).encode())
+        digest.update(self.chosen.tobytes())
+        digest.update(self.val_chosen.tobytes())
+        return digest.hexdigest()[:16]
+
+
+def divide(
+    found: Source,
+    *,
+    subset: int | None = None,
+    val_fraction: float = 0.2,
+    val_images: int | None = None,
+    seed: int = 0,
+) -> Division:
+    """Cut validation from what may be trained on, unless the data bring their own.
+
+    Args:
+        found: The data.
+        subset: As in ``load_data``, like all that follow.
+        val_fraction: Share that is cut off.
+        val_images: Most of it that are kept.
+        seed: Seed of the cut.
+
+    Raises:
+        DataError: there is nothing to tell apart.
+    """
+    if not 0 < val_fraction < 1:
+        raise DataError(f"val_fraction: given {val_fraction}; allowed: between 0 and 1")
     train, val = found.train, found.val
     classes = len(found.classes)
     if len(np.unique(train.labels)) < 2:
@@ -89,33 +173,7 @@ def load_data(
         val_chosen = val_chosen[stratified(val.labels[val_chosen], val_images, seed)]
     if subset is not None:
         chosen = chosen[stratified(train.labels[chosen], subset, seed)]
-    resident = fits(train, len(chosen) + len(val_chosen), image_size)
-    splits = {
-        "training": split_of(train, chosen, image_size, resident),
-        "validation": split_of(val, val_chosen, image_size, resident),
-    }
-    refuse_unreadable(*splits.values())
-    _every_class_is_left(found, chosen, splits["training"])
-    mean, std = _statistics(train, chosen, splits["training"], image_size)
-    return DataSet(
-        name=found.name,
-        classes=found.classes,
-        in_chans=train.channels,
-        image_size=image_size,
-        train=splits["training"],
-        val=splits["validation"],
-        mean=mean,
-        std=std,
-        mirror=found.mirror,
-        fingerprint=_fingerprint(methodcaller("fingerprint"), found, chosen, val_chosen),
-        notes=(*found.notes, *grown, *_remarks(found, splits)),
-        open_test=found.test,
-        own_val=found.val is not None,
-        listing=found if isinstance(train, FileItems) else None,
-        former_fingerprint=functools.partial(
-            _fingerprint, methodcaller("former_fingerprint"), found, chosen, val_chosen
-        ),
-    )
+    return Division(train, chosen, val, val_chosen, found.val is not None, tuple(grown))
 
 
 def find(
@@ -196,15 +254,6 @@ def _statistics(
         means.append(mean)
         deviations.append(max(variance**0.5, 1 / 255))
     return tuple(means), tuple(deviations)
-
-
-def _fingerprint(of: Callable[[Items], str], found: Source, train: Indices, val: Indices) -> str:
-    digest = hashlib.sha256(of(found.train).encode())
-    if found.val is not None:
-        digest.update(of(found.val).encode())
-    digest.update(train.tobytes())
-    digest.update(val.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _remarks(found: Source, splits: dict[str, Split]) -> list[str]:

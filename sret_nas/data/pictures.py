@@ -23,11 +23,17 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBom
 MOST_PIXELS = 100_000_000
 """Pixels of the largest image that is decoded, and of all that are decoded at one time.
 A JPEG is decoded at down to an eighth of its sides, so it may have 64 times as many."""
+MOST_SIDE = 4_096
+"""A larger JPEG, whole, is decoded at a fraction of its size: down to this in px."""
 
 
 def shown(name: object) -> str:
     """A name as it can be printed: bytes that are no UTF-8 and control characters escaped."""
-    text = os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+    try:
+        raw = os.fsencode(str(name))
+    except UnicodeEncodeError:  # what no file can be called
+        raw = str(name).encode("utf-8", "backslashreplace")
+    text = raw.decode("utf-8", "backslashreplace")
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
@@ -117,6 +123,17 @@ def upright(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def whole(image: Image.Image, channels: int) -> Image.Image:
+    """An opened image as of ``upright``; a very large JPEG at a fraction of its size.
+
+    Raises:
+        OSError: it is larger than any that is decoded.
+    """
+    if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+        image.draft(image.mode, (MOST_SIDE, MOST_SIDE))
+    return upright(image, channels)
 
 
 def square_pixels(image: Image.Image, channels: int, side: int) -> npt.NDArray[np.uint8]:

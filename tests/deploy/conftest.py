@@ -41,7 +41,8 @@ def model() -> SReT:
         )
         rows = torch.cat([features, torch.ones(500, 1)], 1).double()
         wanted = torch.nn.functional.one_hot(labels, 10).double() * 12
-        found = torch.linalg.lstsq(rows, wanted).solution.float()
+        ridge = 0.1 * torch.eye(rows.shape[1])  # so that rounding stays rounding
+        found = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ wanted).float()
         made.head.weight.copy_(found[:-1].T)
         made.head.bias.copy_(found[-1])
     return made

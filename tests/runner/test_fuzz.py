@@ -22,7 +22,9 @@ import yaml
 from PIL import Image
 from sret_nas.cli.main import run as run_line
 
+import sret_nas
 from sret_nas.errors import UsageError
+from sret_nas.model import create_model
 from sret_nas.proxy import Proxy
 from sret_nas.space import SearchSpace
 from sret_nas.study.config import RunConfig, versions
@@ -30,7 +32,7 @@ from sret_nas.study.rundir import RunDir
 
 NUMBER, SEED = 600, 14
 CODES = {0, 1, 2, 3}
-OUTPUTS = (["--out"], ["--draw"])
+OUTPUTS = (["--out"], ["--draw"], ["--csv"])
 """Options whose value may be written."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 LONG = "9" * 400
@@ -65,6 +67,12 @@ COMMANDS: dict[str, list[list[str]]] = {
     "profile {arch} --no-latency": [
         [], ["--by"], ["--batch"], ["--dtype"], ["--mode"], ["--device"], ["--threads"],
         ["--draw"], ["--format"],
+    ],
+    "evaluate": [[], ["--predict", "{image}"]],
+    "evaluate {model}": [
+        [], ["--data"], ["--split"], ["--batch"], ["--dtype"], ["--device"], ["--threads"],
+        ["--arch"], ["--csv"], ["--mean"], ["--std"], ["--interpolation"], ["--crop-pct"],
+        ["--format"], ["--predict"],
     ],
     "calibrate {space}": [
         ["-n"], ["--holdout"], ["--batch"], ["--dtype"], ["--mode"], ["--device"], ["--threads"],
@@ -115,6 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (home / "proxy.yaml").write_text(yaml.safe_dump(proxy))
     space = SearchSpace.load("smoke")
     space.sample(1, seed=0)[0].save(home / "arch.yaml")
+    sret_nas.save(create_model(space.sample(1, seed=0)[0]), home / "model")
     config = RunConfig(
         space=space.file.model_dump(mode="json", by_alias=True, exclude_unset=True),
         data={"source": "demo", "fingerprint": "0"},
@@ -131,6 +140,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "images": str(home / "images"),
         "proxy": str(home / "proxy.yaml"),
         "arch": str(home / "arch.yaml"),
+        "model": str(home / "model"),
         "run": str(home / "run"),
         "plain": f"sqlite:///{home}/plain.db",
         "empty": str(home / "empty.yaml"),
@@ -183,6 +193,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(sret_nas.runner, "join", stop)
     monkeypatch.setattr(estimate, "estimate", stop)
     monkeypatch.setattr("sret_nas.latency.calibrate", stop)
+    monkeypatch.setattr("sret_nas.deploy.evaluation.evaluate", stop)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", stop)
     monkeypatch.setattr(dashboard.Dashboard, "serve", stop)
     monkeypatch.setattr("sret_nas.study.retrying.RETRY_S", 0.0)
     for name in ("SRET_NAS_STORAGE", "XDG_CACHE_HOME"):
