@@ -18,7 +18,7 @@ from torch import Tensor
 import sret_nas
 from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.model import create_model
-from sret_nas.training.teachers import Teacher, blend
+from sret_nas.training.teachers import KINDS, Teacher, blend
 
 CPU = torch.device("cpu")
 SIDE, CLASSES = 32, 5
@@ -142,7 +142,7 @@ def test_a_grey_teacher_of_rgb_images_is_refused(tmp_path: Path) -> None:
 def test_nothing_of_it_is_trained_and_targets_may_be_used_in_a_step(ours: Path) -> None:
     teacher = load(ours)
     student = torch.zeros(CLASSES, requires_grad=True)
-    targets = teacher.probabilities(images())
+    targets = teacher.probabilities(images().requires_grad_())
     assert not targets.requires_grad and not targets.is_inference()
     (targets * student.log_softmax(0)).sum().backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
@@ -376,3 +376,23 @@ def _design(folder: Path) -> None:
 def change(request: pytest.FixtureRequest) -> Callable[[Path], None]:
     changed: Callable[[Path], None] = request.param
     return changed
+
+
+@pytest.mark.cuda(seconds=60)
+def test_on_a_gpu_it_waits_for_nothing_and_can_be_recorded(ours: Path) -> None:
+    device = torch.device("cuda")
+    teacher = load(ours, device=device)
+    x = images().to(device)
+    labels = torch.eye(CLASSES, device=device)[:4]
+    expected = [teacher.targets(x, labels, kind) for kind in KINDS]
+    torch.testing.assert_close(expected[0].cpu(), load(ours).probabilities(images()))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        teacher.targets(x, labels, "hard")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = [teacher.targets(x, labels, kind) for kind in KINDS]
+    graph.replay()
+    torch.testing.assert_close(found, expected)
