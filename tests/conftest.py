@@ -24,7 +24,39 @@ CUDA_SECONDS = 30.0
 """Time limit of a GPU test that names none: ``@pytest.mark.cuda(seconds=…)``."""
 GRACE_SECONDS = 60.0
 """A call into CUDA that has not come back by then ends all tests, with every thread's stack."""
+MOST_PROCESSES = 4
+"""Each takes up to 1.5 GB, and builds its own database and browser."""
 STDERR = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs on several cores, where pytest-xdist is installed; -n0 is one process.
+
+    Tests that the command line names run in one process, and so do the mutants'.
+    """
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    within = "PYTEST_XDIST_WORKER" in os.environ  # else each process would start its own, and on
+    if within or not whole or not config.pluginmanager.hasplugin("xdist"):
+        return
+    option = config.option
+    if option.numprocesses is None and option.dist == "no" and not option.tx:
+        option.numprocesses = "auto"
+        option.dist = "loadfile"  # fixtures of a module are made once
+        option.maxworkerrestart = "0"  # a test that hangs or crashes ends the tests
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process where there is a GPU: its tests time it, and fill its memory."""
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = min(cores or 1, MOST_PROCESSES)
+    if processes < 2:
+        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", str((cores or 1) // processes))
+    return processes
 
 
 def pytest_configure(config: pytest.Config) -> None:
