@@ -159,6 +159,17 @@ def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRET_NAS_CACHE", str(cache))
 
 
+@pytest.fixture(scope="module")
+def few_test_images() -> Iterator[None]:
+    """A hundred test images in ``demo`` for searches in this process: a front is confirmed soon."""
+    from sret_nas.data import embedded
+
+    begin = embedded.TRAIN_IMAGES
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "_test", lambda: embedded._read(slice(begin, begin + 100)))
+        yield
+
+
 class Result(NamedTuple):
     """What a command did."""
 

@@ -22,6 +22,7 @@ from sret_nas.errors import ConfigError, InfeasibleError, UsageError
 
 from .tiny import TINY
 
+pytestmark = pytest.mark.usefixtures("few_test_images")
 OPTIONS: dict[str, Any] = {"budget": ["1M MACs"], "proxy": TINY, "workers": 1, "trials": 3}
 
 

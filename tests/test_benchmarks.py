@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,23 @@ def table():
 @pytest.fixture(scope="module")
 def space():
     return SearchSpace.load(BENCHMARKS / "tables" / "space.yaml")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Run a script as its own program would be, in this process: torch is loaded once."""
+
+    def call(name, *arguments):
+        file = str(BENCHMARKS / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [file, *map(str, arguments)])
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        runpy.run_path(file, run_name="__main__")
+
+    before = set(sys.modules)
+    yield call
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCHMARKS)):
+            del sys.modules[name]
 
 
 def test_every_architecture_of_the_space_is_there_once(table, space):
@@ -80,12 +98,11 @@ def test_how_it_was_made_is_told(table):
     "name",
     ["table", "search", "fidelity", "proxy_table", "proxies", "scale", "operations", "listing"],
 )
-def test_scripts_explain_themselves(name):
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "usage:" in done.stdout
+def test_scripts_explain_themselves(name, script, capsys):
+    with pytest.raises(SystemExit) as end:
+        script(name, "--help")
+    assert not end.value.code
+    assert "usage:" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +135,8 @@ def test_proxies_were_tried_on_enough_architectures(proxies):
                 assert {len(column) for column in curve.values()} == {epochs}
 
 
-def test_what_is_said_of_proxies_comes_from_the_table(tmp_path):
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "proxies.py", "--out", tmp_path / "found.json"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+def test_what_is_said_of_proxies_comes_from_the_table(script, tmp_path):
+    script("proxies", "--out", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     kept = json.loads((BENCHMARKS / "results" / "proxies-cpu.json").read_text())
     assert [row["by"] for row in found["orders"]] == [row["by"] for row in kept["orders"]]

@@ -25,6 +25,7 @@ from ..tiny import TINY
 
 Cli = Callable[..., Any]
 WORD = "hidden-word"
+pytestmark = pytest.mark.usefixtures("few_test_images")
 
 
 @pytest.fixture(scope="module")

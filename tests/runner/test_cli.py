@@ -30,6 +30,7 @@ from sret_nas.study.trials import standing
 from ..tiny import TINY
 
 Cli = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("few_test_images")
 
 
 @pytest.fixture(scope="module")
