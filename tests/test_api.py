@@ -68,7 +68,7 @@ print(result.ending, len(result.front), flush=True)
 
 @pytest.mark.parametrize("how", ["script", "python -c"])
 def test_workers_need_no_main_guard(how: str, tmp_path: Path) -> None:
-    options = OPTIONS | {"workers": 2, "trials": 4}
+    options = OPTIONS | {"workers": 2, "trials": 2, "proxy": TINY | {"seeds": 1}}
     code = SCRIPT.format(out=str(tmp_path / "run"), options=options)
     script = tmp_path / "script.py"
     script.write_text(code)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from scipy.stats import kendalltau
 
@@ -41,8 +42,9 @@ def script(monkeypatch):
         monkeypatch.syspath_prepend(BENCHMARKS)
         runpy.run_path(file, run_name="__main__")
 
-    before = set(sys.modules)
+    before, verbosity = set(sys.modules), optuna.logging.get_verbosity()
     yield call
+    optuna.logging.set_verbosity(verbosity)
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCHMARKS)):
             del sys.modules[name]
@@ -166,7 +168,7 @@ def test_kendall_is_that_of_scipy_and_leaves_out_what_is_unknown(monkeypatch):
     assert near.to_dict()["low"] < near.value < near.to_dict()["high"]
 
 
-def scale(*arguments):
+def scale(*arguments):  # in a process of its own: its workers are its children
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "scale.py", *map(str, arguments)],
         capture_output=True,
@@ -176,10 +178,11 @@ def scale(*arguments):
     return done.stdout
 
 
-def test_asks_are_timed_beside_plain_optuna(tmp_path):
+def test_asks_are_timed_beside_plain_optuna(script, capsys, tmp_path):
     out = tmp_path / "ask.json"
     options = ("--samplers", "random", "--sizes", 30, "--rounds", 2, "--out", out)
-    said = scale("ask", *options)
+    script("scale", "ask", *options)
+    said = capsys.readouterr().out
     rows = json.loads(out.read_text())["asks"]
     assert [(row["storage"], row["arm"]) for row in rows] == [
         (storage, arm) for storage in ("memory", "sqlite") for arm in ("ask", "plain", "turn")
@@ -200,9 +203,10 @@ def test_throughput_counts_every_training_once_and_goes_on(tmp_path):
         assert row["trials_per_s"] < row["workers"] / 0.6
 
 
-def test_the_page_on_scale_says_what_was_measured():
+def test_the_page_on_scale_says_what_was_measured(script, capsys):
     page = (BENCHMARKS.parent / "docs" / "scale.md").read_text()
-    for table in scale("tables").strip().split("\n\n"):
+    script("scale", "tables")
+    for table in capsys.readouterr().out.strip().split("\n\n"):
         assert table in page
 
 
