@@ -31,6 +31,7 @@ from . import (
     runs,
     search,
     spaces,
+    train,
     worker,
 )
 
@@ -49,6 +50,9 @@ app.command(epilog="Example: sret-nas worker --storage postgresql://me@db/nas --
 app.command(epilog="Example: sret-nas runs --storage @storage.txt")(runs.runs)
 app.command(epilog="Example: sret-nas profile sret_t sret_s deit_small_patch16_224")(
     profile.profile
+)
+app.command(epilog="Example: sret-nas train runs/NAME#7 --data ./images --out models/NAME")(
+    train.train
 )
 app.command(epilog="Example: sret-nas evaluate models/demo --data ./images")(evaluate.evaluate)
 app.command(epilog="Example: sret-nas calibrate sret_tiny --threads 1")(calibrate.calibrate)

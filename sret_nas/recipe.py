@@ -1,16 +1,26 @@
-"""How a network is trained.
+"""How a network is trained: for a short while (``Proxy``), or in full.
 
 No torch here.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+import functools
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from sret_nas import files
+from sret_nas.errors import Problem
 from sret_nas.metrics import Count
+
+PICTURE_LEVEL = ("scale", "auto_augment", "jitter", "erasing", "cutmix", "repeats")
+"""What is done to whole images, one by one, by timm; the rest is done on the device."""
+POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Recipe(files.Record):
@@ -45,3 +55,106 @@ class Recipe(files.Record):
     flip: Annotated[bool, Field(strict=True)] = True
     pad: Annotated[int, Field(strict=True, ge=0, le=256)] = 0
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    @property
+    def rate(self) -> float:
+        """Peak learning rate for the batch."""
+        return self.lr
+
+
+class FullRecipe(Recipe):
+    """How a network is trained to be used.
+
+    Attributes:
+        lr_batch: Images of a batch that ``lr`` is meant for: the rate is
+            ``lr · batch / lr_batch``. ``null``: ``lr`` as it is.
+        image_size: Side of the images in px; ``null`` is the architecture's own.
+        mixup: As everywhere; with ``cutmix`` or other work on whole images by timm.
+        cutmix: Alpha of cutmix (arXiv 1905.04899); 0 is none.
+        mix_prob: Share of the batches that are blended.
+        switch_prob: Of those, the share that cutmix takes where there is mixup too.
+        scale: Area of a random crop, smallest and largest share; ``null`` is none.
+        auto_augment: A policy of timm's, e.g. ``rand-m9-mstd0.5-inc1``; ``null`` is none.
+        jitter: Strength of colour jitter; timm leaves it out where there is a policy.
+        erasing: Share of the images of which a box is erased (arXiv 1708.04896).
+        repeats: Views of an image in an epoch (arXiv 1901.09335); as many views in all as ever.
+        ema: Decay of the moving average of the weights, which is then what is kept;
+            ``null`` is none. It warms up, so that a short training has one too.
+        accumulate: Parts that a batch is computed in, one after another.
+        dtype: ``auto`` (bf16 where the device computes in it), ``fp32``, ``bf16`` or ``fp16``.
+        compile: Whether the network is compiled by ``torch.compile``.
+        graphs: Whether steps become CUDA graphs on a GPU.
+        distill: What a teacher's answers are for: ``soft`` (alone, as SReT was distilled) or
+            ``hard`` (half of the loss, arXiv 2012.12877).
+        temperature: Softens the teacher's answers and the network's, for ``soft``.
+    """
+
+    lr_batch: Annotated[int, Field(strict=True, ge=1)] | None = None
+    image_size: Annotated[int, Field(strict=True, ge=4, le=1024)] | None = None
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
+    mix_prob: Share = 1.0
+    switch_prob: Share = 0.5
+    scale: tuple[float, float] | None = None
+    auto_augment: str | None = None
+    jitter: Annotated[float, Field(ge=0, le=2)] = 0.0
+    erasing: Share = 0.0
+    repeats: Annotated[int, Field(strict=True, ge=1, le=16)] = 1
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    accumulate: Annotated[int, Field(strict=True, ge=1, le=4096)] = 1
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Annotated[bool, Field(strict=True)] = False
+    graphs: Annotated[bool, Field(strict=True)] = True
+    distill: Literal["soft", "hard"] = "soft"
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+
+    def _problems(self) -> Iterator[Problem]:
+        kind = (self.auto_augment or POLICIES[0]).split("-")[0]
+        if kind not in POLICIES:
+            yield Problem(
+                ("auto_augment",),
+                f"given '{self.auto_augment}'; allowed: a policy of timm's: {', '.join(POLICIES)}, "
+                "as in rand-m9-mstd0.5-inc1",
+            )
+        if self.scale and not 0 < self.scale[0] <= self.scale[1] <= 1:
+            yield Problem(
+                ("scale",), f"given {list(self.scale)}; allowed: ascending, above 0 and up to 1"
+            )
+        if self.pad and self.on_pictures:
+            what = ", ".join(self.on_pictures)
+            yield Problem(("pad",), f"given {self.pad}; allowed with {what}: 0 (scale crops there)")
+        if self.accumulate > self.batch:
+            yield Problem(("accumulate",), f"given {self.accumulate}; allowed: up to the batch")
+
+    @property
+    def on_pictures(self) -> tuple[str, ...]:
+        """What of the recipe is done to whole images."""
+        usual = type(self).model_fields
+        return tuple(k for k in PICTURE_LEVEL if getattr(self, k) != usual[k].default)
+
+    @property
+    def rate(self) -> float:
+        """Peak learning rate for the batch, by the rule of ``lr_batch``."""
+        return self.lr * self.batch / (self.lr_batch or self.batch)
+
+    @classmethod
+    def load(cls, source: Self | Mapping[str, Any] | str | Path) -> Self:
+        """A recipe from a preset's name, a YAML or JSON file, or a mapping.
+
+        Example:
+            >>> FullRecipe.load("sret").rate
+            0.002
+
+        Raises:
+            ConfigError: no such preset or file, or what it says is impossible.
+        """
+        hint = f"recipes: {', '.join(presets())}; a file ends in .yaml or .json"
+        if isinstance(source, str) and source in presets():
+            source = presets()[source]
+        return files.find(cls, source, {}, hint, words=list(presets()))
+
+
+@functools.cache
+def presets() -> dict[str, Path]:
+    """The recipes that come with the package, by name: files to copy and edit."""
+    folder = Path(str(importlib.resources.files("sret_nas") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

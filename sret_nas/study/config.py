@@ -250,8 +250,8 @@ class RunConfig(files.Record):
         Raises:
             ConfigError: with every difference.
         """
-        differences = list(_differences(earlier.identity(), self.identity()))
-        if not differences:
+        other = list(differences(earlier.identity(), self.identity()))
+        if not other:
             return
         hint = "choose another --out, or ask for what the run was begun with (its config.yaml)"
         if earlier.device != self.device and earlier.proxy != self.proxy:
@@ -262,7 +262,7 @@ class RunConfig(files.Record):
                 + "".join(f"--proxy {name}, or " for name in names)
                 + f"--device {earlier.device}"
             )
-        raise ConfigError(f"{where} is another run: {'; '.join(differences)}", hint)
+        raise ConfigError(f"{where} is another run: {'; '.join(other)}", hint)
 
     def going_on(self, earlier: RunConfig, where: Path | str) -> RunConfig:
         """This configuration for a run that was begun before: its versions are kept.
@@ -281,13 +281,18 @@ class RunConfig(files.Record):
         return self.model_copy(update=kept)
 
 
-def _differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], path: str = ""
-) -> Iterator[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """In what two configurations differ, a few words for each value.
+
+    Args:
+        before: The earlier one.
+        now: The later one.
+        path: Where both are in a larger one.
+    """
     for key in {**before, **now}:
         a, b = before.get(key), now.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from _differences(a, b, f"{path}{key} ")
+            yield from differences(a, b, f"{path}{key} ")
         elif a != b:
             yield f"{path}{key} was {_short(a)}, now {_short(b)}"
 

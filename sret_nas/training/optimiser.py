@@ -34,14 +34,21 @@ class ClippingAdamW(torch.optim.AdamW):
         for parameter in self.parameters:
             parameter.grad = None
 
-    def update(self, rate: Tensor) -> None:
+    def update(self, rate: Tensor, scaler: torch.amp.GradScaler | None = None) -> None:
         """Clip the gradients and make one step.
 
         Args:
             rate: Learning rate, a scalar tensor on the device.
+            scaler: What the loss was scaled by; a step whose gradients overflowed is left out.
         """
         for group in self.param_groups:
             group["lr"] = rate
+        if scaler is not None:
+            scaler.unscale_(self)
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            scaler.step(self)
+            scaler.update()
+            return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients, foreach=True)
         # The fused kernel divides gradients by this as it reads them, as it does for a GradScaler.

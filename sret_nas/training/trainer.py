@@ -98,7 +98,7 @@ class Trainer:
     ) -> None:
         self.recipe = recipe
         self.device = device or resolve()
-        self.bf16 = has_dtype("bf16", self.device)
+        self.bf16 = self._computes_in_bf16()
         self.num_classes = data.num_classes
         self.epoch = 0
         self.step = 0
@@ -115,6 +115,7 @@ class Trainer:
             self.model = model.to(self.device)
             if self.bf16 and self.device.type == "cpu":
                 suit_to_cpu(self.model)
+            self.forward: Callable[[Tensor], Tensor] = self.model
             self.optimizer = ClippingAdamW(self.model, recipe)
             self.feed = feed or DeviceFeed(data, recipe, self.device, (order, augment))
             self.val_split = data.val.to(self.device)
@@ -139,6 +140,10 @@ class Trainer:
                 zeros(shape, dtype=torch.uint8, device=here),
                 zeros(self.scored, dtype=torch.long, device=here),
             )
+
+    def _computes_in_bf16(self) -> bool:
+        """Whether steps run under autocast to bf16."""
+        return has_dtype("bf16", self.device)
 
     @property
     def judged(self) -> nn.Module:
@@ -219,7 +224,7 @@ class Trainer:
         steps, recipe = self.feed.steps, self.recipe
         first = (self.epoch - 1) * steps
         return [
-            recipe.lr * schedule(recipe, step, steps * recipe.epochs)
+            recipe.rate * schedule(recipe, step, steps * recipe.epochs)
             for step in range(first, first + steps)
         ]
 
@@ -246,16 +251,20 @@ class Trainer:
         """Loss and gradients of the batch whose turn it is."""
         x_BCSS, weights_BK = self.feed.read(self.at)
         self.optimizer.clear()
-        losses = []
+        losses: list[Tensor] = []
         for x, weights in zip(
             x_BCSS.tensor_split(self.parts), weights_BK.tensor_split(self.parts), strict=True
         ):
-            with self._autocast():
-                logits_BK = self.model(x).float()
-            loss = torch.dot(F.log_softmax(logits_BK, dim=1).flatten(), weights.flatten())
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+            losses.append(self._backward(x, weights, last=len(losses) == self.parts - 1))
         return losses[0] if self.parts == 1 else torch.stack(losses).sum()
+
+    def _backward(self, x_BCSS: Tensor, weights_BK: Tensor, last: bool) -> Tensor:
+        """Add the gradients of a part of the batch, and return its share of the loss."""
+        with self._autocast():
+            logits_BK = self.forward(x_BCSS).float()
+        loss = torch.dot(F.log_softmax(logits_BK, dim=1).flatten(), weights_BK.flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _update(self, loss: Tensor) -> None:
         """Let the optimiser step, and count."""
@@ -285,17 +294,25 @@ class Trainer:
         with self._running():
             self.loss.zero_()
             self.right.zero_()
-            for batch in split.to(self.device).batches(size, self.device):
+            for batch in self._batches(split.to(self.device), size):
                 if self.val_batch is not None and size == self.scored:
                     fill(self.val_batch, batch)
                     self.scoring(self._score_whole)
                 else:
                     self._score(*batch)
+            self._gather()
             val_loss = self.loss.item() / len(split)
             val_accuracy = self.right.item() / len(split)
         if not math.isfinite(val_loss):
             raise NotFiniteError(f"epoch {self.epoch}: the validation loss is {val_loss}")
         return val_loss, val_accuracy
+
+    def _batches(self, split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of a split that are scored in this process."""
+        return split.batches(size, self.device)
+
+    def _gather(self) -> None:
+        """Add up what processes have scored."""
 
     def _score_whole(self) -> None:
         """Score the batch that lies ready; can be recorded."""
