@@ -124,7 +124,7 @@ def evaluate(
         if images:
             _predict(opened, images, form)
         else:
-            _evaluate(opened, data, split, batch, dtype, predictions, form)
+            _evaluate(opened, model, data, split, batch, dtype, predictions, form)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -153,6 +153,7 @@ def _threads(number: int | None) -> Iterator[None]:
 
 def _evaluate(
     opened: Opened,
+    model: str,
     data: str,
     split: str | None,
     batch: int,
@@ -168,7 +169,8 @@ def _evaluate(
         progress(f"reading {data}")
         chosen = choose_images(data, split, image_size=opened.side, tell=progress)
         matched(opened, chosen.classes)  # before the images are read
-        for said in chosen.notes:
+        notes = [*chosen.notes, *_seen_before(model, chosen)]
+        for said in notes:
             note(f"note: {said}")
         keep = predictions is not None
         found = run(opened, chosen.splits, chosen.classes, batch=batch, keep=keep, tell=progress)
@@ -183,11 +185,28 @@ def _evaluate(
     document |= {
         "unreadable": list(found.unreadable),
         "preprocessing": opened.preprocessing,
-        "notes": [*opened.notes, *chosen.notes],
+        "notes": [*opened.notes, *notes],
     }
     emit([row], COLUMNS, form, document)
     if form is Format.table:
         _details(opened, found, batch, dtype)
+
+
+def _seen_before(model: str, chosen: Chosen) -> Iterator[str]:
+    """Whether the model may have been trained on some of the images."""
+    from sret_nas.deploy.about import training_of
+
+    data = training_of(model).get("data") if Path(model).is_dir() else None
+    if not isinstance(data, dict) or not data.get("fingerprint"):
+        return
+    same = data["fingerprint"] == chosen.fingerprint
+    if chosen.which == "all" and same:
+        yield "the model was trained on some of these images"
+    if chosen.which == "val" and not same:
+        yield (
+            "not the data that the model was trained on, or cut otherwise: it may have seen "
+            "some of these validation images"
+        )
 
 
 def _share(value: float) -> str:

@@ -59,6 +59,9 @@ def from_folder(path: Path) -> tuple[nn.Module, Names]:
             raise ConfigError(f"{path}: cannot be loaded: {_line(error)}") from error
     cfg = getattr(model, "pretrained_cfg", None) or {}
     names, described = cfg.get("label_names"), cfg.get("label_descriptions")
+    if isinstance(names, Mapping):  # timm's form for gaps; without one it is a list
+        numbers = {str(key): name for key, name in names.items()}
+        names = [numbers[str(at)] for at in range(len(numbers)) if str(at) in numbers]
     if isinstance(described, Mapping) and names:
         described = [str(described.get(name, name)) for name in names]
     return model, (names, described)

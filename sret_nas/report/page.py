@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from sret_nas import files
 from sret_nas.cost import cost
+from sret_nas.drawing import draw
 from sret_nas.evaluate import PROXY, is_own
 from sret_nas.report import charts, words
-from sret_nas.report.draw import draw
 from sret_nas.report.known import published_name, references
 from sret_nas.runner import Member, RunResult
 from sret_nas.study.objectives import quality

@@ -21,9 +21,9 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from sret_nas import files
+from sret_nas.drawing import draw
 from sret_nas.errors import SretNasError
 from sret_nas.report import charts, notes, plots
-from sret_nas.report.draw import draw
 from sret_nas.runner import Member, RunResult
 from sret_nas.study.config import RunConfig
 from sret_nas.study.records import confirmations, record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,21 @@ def test_a_checkpoint_and_its_architecture(folder: Path, cli: Cli, tmp_path: Pat
     other = cli(*line)
     assert "preprocessing is not said" in other.err
     assert other.json["loss"] != found.json["loss"]
+
+
+def test_images_that_the_model_saw_are_said(folder: Path, cli: Cli, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(folder, tmp_path / "x"))
+    known = choose_images("demo", "val", image_size=28).fingerprint
+    for fingerprint, split, said in (
+        (known, "val", ""), (known, "all", "trained on some of these"), (known, "test", ""),
+        ("other", "val", "may have seen some"), ("other", "test", ""),
+    ):  # fmt: skip
+        training = f"data: {{name: demo, fingerprint: '{fingerprint}'}}"
+        (place / "training.yaml").write_text(training)
+        result = cli("evaluate", place, "--batch", 512, "--split", split, "--json")
+        assert result.code == 0
+        notes = " ".join(result.json["notes"])
+        assert said in notes and ("trained" in notes) is bool(said)
 
 
 def test_prediction_of_images(folder: Path, cli: Cli, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sret_nas.arch import Architecture, Stage
+from sret_nas.drawing import COLUMNS, PIECES, ROWS
 from sret_nas.report import describe, draw
-from sret_nas.report.draw import COLUMNS, PIECES, ROWS
 from sret_nas.space import SearchSpace
 
 SVG = "{http://www.w3.org/2000/svg}"
