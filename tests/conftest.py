@@ -43,6 +43,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if option.numprocesses is None and option.dist == "no" and not option.tx:
         option.numprocesses = "auto"
         option.dist = "loadfile"  # fixtures of a module are made once
+        option.loadscopereorder = False  # by name: those with few but long tests are not the last
         option.maxworkerrestart = "0"  # a test that hangs or crashes ends the tests
 
 

@@ -32,6 +32,7 @@ PROXY = {
     "rungs": [1, 2], "batch": 32, "seeds": 2,
 }  # fmt: skip
 DEADLINE_S = 60.0
+pytestmark = pytest.mark.usefixtures("few_test_images")
 
 
 @pytest.fixture(scope="module")
