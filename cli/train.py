@@ -14,7 +14,8 @@ from .output import Column, Format, FormatOption, JsonOption, emit, note, status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sret_nas.deploy.full_training import Epoch, Moment, Watch
+    from sret_nas.deploy.full_training import Moment, Watch
+    from sret_nas.deploy.summary import Epoch
     from sret_nas.deploy.train import Trained, Training
 
 
@@ -93,7 +94,8 @@ def train(
     """Train one network in full, and write a model folder.
 
     The same command goes on with a training that was interrupted. Several GPUs:
-    torchrun --nproc-per-node N --no-python sret-nas train ….
+    torchrun --nproc-per-node N --no-python sret-nas train …. With tensorboard installed
+    (the extra of that name) MODEL/tensorboard gets an event an epoch.
     """
     form = Format.json if as_json else form
     import torch

@@ -18,38 +18,14 @@ from typing import Any
 
 import torch
 
-from sret_nas import files
+from sret_nas.deploy.summary import Epoch, write_summary
 from sret_nas.training import checkpoints
 from sret_nas.training.full import FullTrainer
 from sret_nas.training.processes import Processes
 
 CHECKPOINTS = "checkpoints"
-SUMMARY = "summary.csv"
 EVERY_S = 600.0
 """Seconds between two states amid an epoch."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A line of ``summary.csv``.
-
-    Attributes:
-        epoch: From 1.
-        train_loss: Mean over the epoch's steps, with augmentation and all.
-        val_loss: Cross-entropy on the validation images, of the moving average if there is one.
-        val_accuracy: Share of them classified right, 0 to 1.
-        lr: Learning rate of its last step.
-        images_per_second: Training images, validation left out.
-        seconds: Of the epoch, validation included.
-    """
-
-    epoch: int
-    train_loss: float
-    val_loss: float
-    val_accuracy: float
-    lr: float
-    images_per_second: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -175,7 +151,7 @@ def run(
         if processes.first:
             state = {"trainer": trainer.state_dict(), "progress": progress.state_dict()}
             checkpoints.save(state, states, trainer.step)
-            _write_summary(folder, progress)
+            write_summary(folder, progress.rows)
         clock.kept = time.monotonic()
 
     with _stopping() as asked:
@@ -208,13 +184,6 @@ def run(
             if asked():
                 raise KeyboardInterrupt
     return progress
-
-
-def _write_summary(folder: Path, progress: Progress) -> None:
-    names = list(Epoch.__dataclass_fields__)
-    lines = [",".join(names)]
-    lines += [",".join(f"{getattr(row, name):.6g}" for name in names) for row in progress.rows]
-    files.write(folder / SUMMARY, "\n".join(lines) + "\n")
 
 
 class _Clock:

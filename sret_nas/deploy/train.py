@@ -20,6 +20,7 @@ from sret_nas.counters import count
 from sret_nas.data import DataSet, load_data
 from sret_nas.deploy import full_training
 from sret_nas.deploy.evaluation import evaluate
+from sret_nas.deploy.events import with_events
 from sret_nas.deploy.full_training import Progress, Watch
 from sret_nas.deploy.job import JOB, Job
 from sret_nas.deploy.opening import open_model
@@ -195,13 +196,18 @@ class Training:
             self.watch.say(f"{self.folder} is trained already")
             return self._trained()
         with self._alone():
-            progress = full_training.run(
-                self._trainer(), self.folder, self.watch, processes=self.processes
-            )
+            progress = self._train()
             if self.processes.first:
                 self._deliver(progress)
             self.processes.wait()
         return self._trained()
+
+    def _train(self) -> Progress:
+        trainer = self._trainer()
+        if not self.processes.first:
+            return full_training.run(trainer, self.folder, self.watch, processes=self.processes)
+        with with_events(self.watch, self.folder) as watch:
+            return full_training.run(trainer, self.folder, watch, processes=self.processes)
 
     def _trained(self) -> Trained:
         job = Job.load(self.folder)
