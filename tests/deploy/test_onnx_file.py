@@ -12,6 +12,8 @@ import torch
 
 from sret_nas.deploy.opening import open_model
 from sret_nas.errors import ConfigError, UsageError
+from sret_nas.model import load
+from sret_nas.model.onnx import write_onnx
 
 from .conftest import SMALL
 
@@ -128,6 +130,17 @@ def test_no_onnx_at_all(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(ConfigError, match=r"m\.onnx: not an ONNX file that runs here"):
         open_model(tmp_path / "m.onnx")
+
+
+def test_a_file_of_ours_is_the_folder_it_was_made_from(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    write_onnx(load(folder), tmp_path / "m.onnx", side=28, in_chans=1)
+    opened, known = open_model(tmp_path / "m.onnx"), open_model(folder)
+    assert opened.preprocessing == known.preprocessing
+    assert (opened.classes, opened.arch) == (known.classes, known.arch)
+    assert not opened.notes
+    x = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(opened(x), known(x), atol=1e-4, rtol=1e-4)
 
 
 def test_its_type_is_its_own(tmp_path: Path) -> None:
