@@ -12,6 +12,7 @@ from .where import (
     DeviceOption,
     DtypeOption,
     ModeOption,
+    RuntimeOption,
     ThreadsOption,
     alone,
     choose_device,
@@ -35,6 +36,7 @@ def calibrate(
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
     dtype: DtypeOption = None,
     mode: ModeOption = None,
+    runtime: RuntimeOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Which architectures are drawn.")] = 0,
@@ -61,6 +63,7 @@ def calibrate(
             device=device,
             mode=mode,
             threads=threads,
+            runtime=runtime,
             space=drawn.name,
             progress=progress,
         )

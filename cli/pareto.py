@@ -104,7 +104,7 @@ def columns(outcome: RunResult) -> list[Column]:
 def _ms(outcome: RunResult) -> str:
     """How the milliseconds were measured."""
     how = outcome.config.latency
-    return "ms" if how is None else "ms, {mode} {dtype} @{batch}".format(**how)
+    return "ms" if how is None else "ms, {runtime} {mode} {dtype} @{batch}".format(**how)
 
 
 def _mean(seeds: int | None) -> str:

@@ -146,7 +146,8 @@ def show_plan(
     timed = any(b.metric == "latency_ms" for b in config.budgets)
     with status() as progress:
         progress("looking at the space")
-        tell = clock(config.device, config.latency_dtype, config.latency_mode) if timed else None
+        how = config.latency_dtype, config.latency_mode
+        tell = clock(config.device, *how, runtime=config.latency_runtime) if timed else None
         feasible = check(space, config.budgets, seed=config.seed, clock=tell)
     if timed and not feasible.share.value:
         for spread in feasible.spreads:

@@ -27,7 +27,7 @@ from .output import (
     say,
     status,
 )
-from .where import DeviceOption, DtypeOption, ModeOption, ThreadsOption, alone
+from .where import DeviceOption, DtypeOption, ModeOption, RuntimeOption, ThreadsOption, alone
 
 if TYPE_CHECKING:
     from sret_nas.latency import Latency
@@ -50,7 +50,8 @@ def profile(
         list[str],
         typer.Argument(
             metavar="ARCH...",
-            help="Preset, YAML or JSON file, RUN#N for a trial of a run, or any timm model.",
+            help="Preset, YAML or JSON file, RUN#N for a trial of a run, model folder, .onnx file, "
+            "or any timm model.",
             autocompletion=_presets,
         ),
     ],
@@ -64,6 +65,7 @@ def profile(
     batch: Annotated[str, typer.Option(help="Batch sizes, e.g. 1,8,64.")] = "1",
     dtype: DtypeOption = None,
     mode: ModeOption = None,
+    runtime: RuntimeOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     draw: Annotated[
@@ -86,7 +88,7 @@ def profile(
     measurement = choice = None
     if latency:
         batches, choice = _batches(batch), choose(device)
-        measurement = Measurement(batches, dtype, choice.name, mode, threads)
+        measurement = Measurement(batches, dtype, choice.name, mode, threads, runtime=runtime)
     with status() as progress, ExitStack() as held:
         if choice is not None:
             held.enter_context(alone(choice.name, progress))
@@ -171,6 +173,7 @@ COLUMNS = [
     Column("activations", "activations", format_count, rank=5),
     Column("peak_bytes", "memory", lambda v: format_quantity("peak_bytes", v), rank=3),
     Column("batch", "batch", rank=2),
+    Column("runtime", "runtime", rank=12, left=True),
     Column("mode", "mode", rank=10, left=True),
     Column("dtype", "dtype", rank=11, left=True),
     Column("latency_ms", "ms", _milliseconds),
@@ -200,6 +203,7 @@ def _rows(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
                 base
                 | {
                     "batch": found.batch,
+                    "runtime": found.runtime,
                     "mode": found.mode,
                     "dtype": found.dtype,
                     "peak_bytes": _peak(one, found),
@@ -215,9 +219,9 @@ def _rows(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
     return rows
 
 
-def _peak(one: Profile, found: Latency) -> int:
+def _peak(one: Profile, found: Latency) -> int | None:
     """Peak memory at this batch and dtype: what budgets hold; measured for a timm model."""
-    if one.cost is None:
+    if one.cost is None or found.dtype == "int8":
         return found.peak_bytes
     return one.cost.inference_bytes(found.batch, 4 if found.dtype == "fp32" else 2)
 
@@ -248,7 +252,7 @@ def _parts(profiles: Sequence[Profile], by: By) -> list[dict[str, Any]]:
         data = one.to_dict(by_layer=True)
         for row in data[f"by_{by}"] or []:
             shares = {
-                "params_share": row["params"] / one.params,
+                "params_share": row["params"] / one.params if one.params else None,
                 "macs_share": row["macs"] / one.macs if one.macs else None,
             }
             rows.append({"name": one.name} | shares | row)
@@ -300,15 +304,18 @@ def _circumstances(profiles: Sequence[Profile], left_out: Sequence[str]) -> None
     """What the measurements depend on."""
     measured = [m.latency for one in profiles for m in one.measured]
     if measured:
-        first = measured[0]
-        exact = ", TF32 off" if first.device != "cpu" else ""
-        say(f"\n{first.dtype}{exact}, {first.mode}, on {first.fingerprint}")
+        exact = ", TF32 off" if measured[0].device != "cpu" else ""
+        ways = {(one.dtype, one.mode, one.runtime): one for one in measured}
+        say()
+        for one in ways.values():
+            say(f"{one.dtype}{exact}, {one.mode}, on {one.fingerprint}")
         off = max(found.difference or 0.0 for found in measured)
         say(f"outputs compared with those of eager fp32: at most {off:.2g} of their norm apart")
         for found in measured:
             if found.compile_s is not None:
                 what = f"{found.name}, batch {found.batch}"
-                say(f"{what}: compiled in {found.compile_s:.0f} s, before it was timed")
+                done = "compiled" if found.mode == "compile" else "exported and loaded"
+                say(f"{what}: {done} in {found.compile_s:.0f} s, before it was timed")
         if "least ms" not in left_out:
             say("least: what the arithmetic and the bytes need at this device's measured rates")
 

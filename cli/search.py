@@ -73,7 +73,15 @@ def search(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Latencies: fp32, bf16 or fp16; default bf16 on a GPU, fp32 on a CPU.",
+            help="Latencies: fp32, bf16 or fp16, int8 of onnxruntime; default bf16 on a GPU, "
+            "fp32 on a CPU.",
+            show_default=False,
+        ),
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Latencies: torch or onnxruntime, whatever runs the model later; default torch.",
             show_default=False,
         ),
     ] = None,
@@ -126,6 +134,7 @@ def search(
             device=device,
             latency_mode=latency_mode,
             latency_dtype=dtype,
+            latency_runtime=runtime,
             workers=workers,
             engine=engine,
             storage=storage,
@@ -190,7 +199,7 @@ def _announce(prepared: Search) -> None:
             tell_code(code.name, code.source(), code.what)
     note(f"workers {config.workers} on {config.device}")
     if config.latency:
-        note("latency {mode}, {dtype}, batch {batch}".format(**config.latency))
+        note("latency {runtime} {mode}, {dtype}, batch {batch}".format(**config.latency))
     for line in images.notes:
         note(f"data    {line}")
     note(f"models  {_head(config.space, images)}")

@@ -26,13 +26,21 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[
     str | None,
     typer.Option(
-        help="fp32, bf16 or fp16; default bf16 on a GPU, fp32 on a CPU.", show_default=False
+        help="fp32, bf16 or fp16, int8 of onnxruntime; default bf16 on a GPU, fp32 on a CPU.",
+        show_default=False,
     ),
 ]
 ModeOption = Annotated[
     str | None,
     typer.Option(
         help="eager, compile or graph; default graph on a GPU, eager on a CPU.", show_default=False
+    ),
+]
+RuntimeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the model: torch or onnxruntime; default torch, of an .onnx file its own.",
+        show_default=False,
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads on the CPU.")]

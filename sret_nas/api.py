@@ -139,6 +139,7 @@ def prepare(
     device: str = AUTO,
     latency_mode: str | None = None,
     latency_dtype: str | None = None,
+    latency_runtime: str | None = None,
     workers: int | None = None,
     engine: str = Engine.local,
     storage: str | None = None,
@@ -168,7 +169,8 @@ def prepare(
         published: Whether the published variants are tried first.
         device: ``auto``, ``cpu``, ``cuda`` (all GPUs in turn) or ``cuda:N``.
         latency_mode: How latencies are measured: ``eager``, ``compile`` or ``graph``.
-        latency_dtype: The same for ``fp32``, ``bf16`` or ``fp16``.
+        latency_dtype: The same for ``fp32``, ``bf16`` or ``fp16``; ``int8`` of onnxruntime.
+        latency_runtime: What runs the model then: ``torch`` or ``onnxruntime``.
         workers: Processes; default one a core on a CPU, one on a GPU.
         engine: ``local``, or ``ray`` for actors on a cluster.
         storage: Address of a database that several machines share; default a file in ``out``.
@@ -227,6 +229,7 @@ def prepare(
         device=choice.name,
         latency_mode=latency_mode,
         latency_dtype=latency_dtype,
+        latency_runtime=latency_runtime,
         trials=USUAL if trials is None and limit_s is None else trials,
         timeout_s=limit_s,
         workers=workers,

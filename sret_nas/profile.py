@@ -1,6 +1,7 @@
 """What one model costs, from formula, counters and clock together.
 
-An architecture is costed by formula; any other timm model by torch's counter.
+An architecture is costed by formula, and so is a model of one, as a folder or a file says it;
+any other timm model by torch's counter, any other file not at all.
 
 Requires torch only where something is counted or measured.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sret_nas.arch import Architecture
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sret_nas.counters import Count
     from sret_nas.latency import Latency
     from sret_nas.latency.roofline import Bound
+    from sret_nas.latency.runtimes.base import Source
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Profile:
     Attributes:
         name: As it was asked for.
         arch: The architecture; ``None`` for a timm model.
-        params: Unique parameters.
+        params: Unique parameters; ``None`` for a file that does not say its architecture.
         macs: Multiply-adds of one image.
         cost: The analytic cost; ``None`` for a timm model.
         counters: What other counters say, by name.
@@ -64,7 +67,7 @@ class Profile:
 
     name: str
     arch: Architecture | None
-    params: int
+    params: int | None
     macs: int | None
     cost: Cost | None
     counters: Mapping[str, Count] = field(default_factory=dict)
@@ -110,7 +113,7 @@ class Profile:
         return [
             asdict(row)
             | {
-                "params_share": row.params / self.params,
+                "params_share": row.params / self.cost.params,
                 "macs_share": row.macs / self.cost.macs,
                 "time_share": self.time_share.get(row.stage),
             }
@@ -124,11 +127,12 @@ class Measurement:
 
     Attributes:
         batches: Batch sizes, in images.
-        dtype: ``fp32``, ``bf16`` or ``fp16``; ``None`` for the device's default.
+        dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``; ``None`` for the runtime's default.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        mode: ``eager``, ``compile`` or ``graph``; ``None`` for the device's default.
+        mode: One of the runtime's; ``None`` for its default.
         threads: Threads on the CPU; ``None`` for as many as torch has.
         seconds: Stop measuring after this long.
+        runtime: Name of the runtime; ``None`` for torch, and for a file its own.
     """
 
     batches: Sequence[int] = (1,)
@@ -137,19 +141,20 @@ class Measurement:
     mode: str | None = None
     threads: int | None = None
     seconds: float = 6.0
+    runtime: str | None = None
 
     def check(self) -> None:
         """Look whether it can be done here, before anything takes time.
 
         Raises:
-            UsageError: no such device, type, mode, batch or number of threads.
+            UsageError: no such device, type, mode, runtime, batch or number of threads.
         """
         for batch in self.batches:
             if batch < 1:
                 raise UsageError(f"batch: given {batch}; allowed: at least 1")
         from sret_nas.latency import check
 
-        check(self.dtype, self.device, self.mode, self.threads)
+        check(self.dtype, self.device, self.mode, self.threads, self.runtime)
 
 
 def profile(
@@ -160,10 +165,10 @@ def profile(
     resolve: Callable[[str], Architecture] = Architecture.load,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Profile]:
-    """Profile architectures and timm models; measurements are interleaved.
+    """Profile architectures and models; measurements are interleaved.
 
     Args:
-        names: Presets, files or names of timm models.
+        names: Presets, files, model folders, files of a runtime's own or names of timm models.
         counters: Ask the other counters as well.
         measurement: What to measure; ``None`` measures nothing.
         resolve: Finds the architecture of a name.
@@ -176,48 +181,59 @@ def profile(
     """
     if measurement is not None:
         measurement.check()
-    found: dict[str, Architecture | nn.Module] = {}
-    for name in names:
-        found[name] = _find(name, resolve)
-    costs = {name: cost(one) for name, one in found.items() if isinstance(one, Architecture)}
+    found = {name: _find(name, resolve) for name in names}
+    archs = {name: arch for name, one in found.items() if (arch := _arch(one))}
+    costs = {name: cost(arch) for name, arch in archs.items()}
     counts: dict[str, Mapping[str, Count]] = {name: {} for name in found}
     for name, one in found.items():
-        wanted = None if counters else [] if isinstance(one, Architecture) else ["torch"]
-        if wanted != []:
+        known = archs.get(name)
+        counted = known or (None if _is_file(one) else one)
+        wanted = None if counters else [] if known else ["torch"]
+        if wanted != [] and counted is not None:
             from sret_nas.counters import count
 
             progress(f"counting {name}")
-            counts[name] = count(one, wanted)
+            counts[name] = count(counted, wanted)
     macs = {
         name: costs[name].macs if name in costs else _macs(counts[name].get("torch"))
         for name in found
     }
-    measured, failures, stages = _measure(found, macs, measurement, progress)
-    profiles = []
-    for name, one in found.items():
-        is_arch = isinstance(one, Architecture)
-        profiles.append(
-            Profile(
-                name=name,
-                arch=one if isinstance(one, Architecture) else None,
-                params=costs[name].params if isinstance(one, Architecture) else _params(one),
-                macs=macs[name],
-                cost=costs.get(name),
-                counters=counts[name] if counters or not is_arch else {},
-                measured=measured.get(name, []),
-                failures=failures.get(name, []),
-                time_share=stages[name][0] if name in stages else {},
-                time_note=stages[name][1] if name in stages else None,
-            )
+    measured, failures, stages = _measure(found, archs, macs, measurement, progress)
+    return [
+        Profile(
+            name=name,
+            arch=archs.get(name),
+            params=costs[name].params if name in costs else _params(one),
+            macs=macs[name],
+            cost=costs.get(name),
+            counters=counts[name] if counters or name not in archs else {},
+            measured=measured.get(name, []),
+            failures=failures.get(name, []),
+            time_share=stages[name][0] if name in stages else {},
+            time_note=stages[name][1] if name in stages else None,
         )
-    return profiles
+        for name, one in found.items()
+    ]
 
 
+ARCHITECTURES = (".yaml", ".yml", ".json")
+"""How files of architectures end."""
 Stages: TypeAlias = "tuple[Mapping[str, float], str | None]"
 """Shares of the time by stage, and why there are none."""
 
 
-def _find(name: str, resolve: Callable[[str], Architecture]) -> Architecture | nn.Module:
+def _find(name: str, resolve: Callable[[str], Architecture]) -> Source:
+    path = Path(name)
+    if (path / "config.json").is_file():
+        from sret_nas.model import load
+
+        return load(path).eval()
+    if path.is_file() and path.suffix.lower() not in ARCHITECTURES:
+        from sret_nas.latency.runtimes import opened
+
+        file = opened(path)
+        if file is not None:
+            return file
     try:
         return resolve(name)
     except ArchitectureError as error:
@@ -236,13 +252,23 @@ def _find(name: str, resolve: Callable[[str], Architecture]) -> Architecture | n
 
 def _plausible(name: str) -> bool:
     """Whether a name could be timm's, before timm is imported to look."""
-    return name.replace("_", "").replace(".", "").isalnum() and not name.endswith(
-        (".yaml", ".yml", ".json")
-    )
+    return name.replace("_", "").replace(".", "").isalnum() and not name.endswith(ARCHITECTURES)
 
 
-def _params(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def _arch(source: Source) -> Architecture | None:
+    """The architecture of a source, where it is of one."""
+    found = source if isinstance(source, Architecture) else getattr(source, "arch", None)
+    return found if isinstance(found, Architecture) else None
+
+
+def _is_file(source: Source) -> bool:
+    return not (isinstance(source, Architecture) or hasattr(source, "parameters"))
+
+
+def _params(source: Any) -> int | None:
+    if _is_file(source):
+        return None
+    return sum(parameter.numel() for parameter in source.parameters())
 
 
 def _macs(count: Count | None) -> int | None:
@@ -250,7 +276,8 @@ def _macs(count: Count | None) -> int | None:
 
 
 def _measure(
-    found: Mapping[str, Architecture | nn.Module],
+    found: Mapping[str, Source],
+    archs: Mapping[str, Architecture],
     macs: Mapping[str, int | None],
     how: Measurement | None,
     progress: Callable[[str], None],
@@ -273,6 +300,7 @@ def _measure(
         mode=how.mode,
         threads=how.threads,
         seconds=how.seconds,
+        runtime=how.runtime,
         progress=progress,
     )
     timed = {key: one for key, one in results.items() if isinstance(one, Latency)}
@@ -285,26 +313,34 @@ def _measure(
             progress("measuring what the device can do at best (once)")
             ceilings = roofline(device, how.threads, again)
             bounds = {
-                key: ceilings.bound(count * one.batch, one.least_bytes, one.dtype, one.median_ms)
+                key: bound
                 for key, one in timed.items()
                 if (count := macs[key[0]])
+                and (
+                    bound := ceilings.bound(
+                        count * one.batch, one.least_bytes, one.dtype, one.median_ms
+                    )
+                )
             }
     for key, one in timed.items():
         measured.setdefault(key[0], []).append(Measured(one, bounds.get(key)))
     for name in measured:
-        arch = found[name]
-        if isinstance(arch, Architecture):
-            progress(f"timing the stages of {name}")
-            stages[name] = _by_stage(arch, measured[name][0].latency, how)
+        if name in archs:
+            stages[name] = _by_stage(archs[name], measured[name][0].latency, how, progress)
     return measured, failures, stages
 
 
-def _by_stage(arch: Architecture, whole: Latency, how: Measurement) -> Stages:
+def _by_stage(
+    arch: Architecture, whole: Latency, how: Measurement, progress: Callable[[str], None]
+) -> Stages:
     """Shares of the time in the mode that was measured, or why there are none."""
-    if whole.mode == "compile":
-        return {}, "a compiled model is one piece"
     from sret_nas.latency.breakdown import time_by_stage
+    from sret_nas.latency.runtimes import named
 
+    why = named(whole.runtime).one_piece(whole.mode)
+    if why is not None:
+        return {}, why
+    progress(f"timing the stages of {whole.name}")
     try:
         found = time_by_stage(
             arch, whole.batch, whole.dtype, whole.device, threads=how.threads, mode=whole.mode

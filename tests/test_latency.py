@@ -17,7 +17,7 @@ from sret_nas import latency
 from sret_nas.arch import Architecture, Stage
 from sret_nas.device import Fingerprint
 from sret_nas.errors import SretNasError, UsageError
-from sret_nas.latency import preparation, timing
+from sret_nas.latency import building, timing
 
 SMALL = Architecture(
     image_size=32,
@@ -253,11 +253,11 @@ def test_nothing_of_the_caller_is_touched() -> None:
 
 
 def test_the_input_is_the_models_own() -> None:
-    assert preparation.input_shape(nn.Linear(1, 1)) == (3, 224, 224)
-    assert preparation.input_shape(Tiny()) == (3, 4, 4)
+    assert building.input_shape(nn.Linear(1, 1)) == (3, 224, 224)
+    assert building.input_shape(Tiny()) == (3, 4, 4)
     from sret_nas.model import create_model
 
-    assert preparation.input_shape(create_model(SMALL)) == (3, 32, 32)
+    assert building.input_shape(create_model(SMALL)) == (3, 32, 32)
 
 
 def test_more_models_can_be_compiled_than_torch_keeps_for_one_code(

@@ -184,7 +184,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(predictor, "resolve", torch.device)
     monkeypatch.setattr(
-        predictor, "fingerprint", lambda where, _: GPU if where.type == "cuda" else CPU
+        predictor, "fingerprint", lambda where, *_: GPU if where.type == "cuda" else CPU
     )
     monkeypatch.setattr(modes, "has_dtype", lambda *_: True)
 

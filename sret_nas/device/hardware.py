@@ -31,6 +31,7 @@ class Fingerprint:
         driver: Version of the GPU's driver; ``None`` on a CPU or where unknown.
         clock_mhz: Clock as found (GPU: of its SMs); ``None`` where unknown.
         clock_max_mhz: The highest clock of it; ``None`` where unknown.
+        runtime: Name and version of what ran the model; ``None`` for torch itself.
     """
 
     device: str
@@ -41,6 +42,7 @@ class Fingerprint:
     driver: str | None = None
     clock_mhz: int | None = None
     clock_max_mhz: int | None = None
+    runtime: str | None = None
 
     @property
     def key(self) -> str:
@@ -59,25 +61,31 @@ class Fingerprint:
         )
         if self.device != "cpu":
             lasting = ("cuda", self.name, self.torch, self.driver)
+        if self.runtime:
+            lasting += (self.runtime,)
         return hashlib.sha256(repr(lasting).encode()).hexdigest()[:12]
 
     def __str__(self) -> str:
         clock = f", {self.clock_mhz} MHz" if self.clock_mhz else ""
         driver = f", driver {self.driver}" if self.driver else ""
         threads = f", {self.threads} of {self.cores} cores" if self.device == "cpu" else ""
-        return f"{self.name}{threads}{clock}{driver}, torch {self.torch}"
+        runtime = f", {self.runtime}" if self.runtime else ""
+        return f"{self.name}{threads}{clock}{driver}, torch {self.torch}{runtime}"
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes and the key, as plain data for JSON."""
         return asdict(self) | {"key": self.key}
 
 
-def fingerprint(device: torch.device, threads: int | None = None) -> Fingerprint:
+def fingerprint(
+    device: torch.device, threads: int | None = None, runtime: str | None = None
+) -> Fingerprint:
     """Look at a device as it is now.
 
     Args:
         device: The device, as ``resolve`` gives it.
         threads: Threads of torch on the CPU; default: as torch has them.
+        runtime: Name and version of what runs the model; ``None`` for torch itself.
     """
     import torch
 
@@ -86,6 +94,7 @@ def fingerprint(device: torch.device, threads: int | None = None) -> Fingerprint
         "cores": cores(),
         "threads": threads or torch.get_num_threads(),
         "torch": torch.__version__,
+        "runtime": runtime,
     }
     if device.type == "cpu":
         now, highest = _cpu_clock_mhz()

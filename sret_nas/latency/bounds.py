@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from sret_nas.arch import Architecture
 from sret_nas.errors import ConfigError, InfeasibleError, UsageError
 from sret_nas.latency import predictor as predictors
+from sret_nas.latency.default import TORCH
 from sret_nas.units import Budget
 
 SECONDS = 2.0
@@ -54,6 +55,7 @@ def clock(
     threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
     alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    runtime: str | None = None,
 ) -> Clock:
     """A clock for a device: its predictor where it was calibrated, else measurements.
 
@@ -61,30 +63,33 @@ def clock(
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``fp32``, ``bf16`` or ``fp16``; default: ``modes.setting`` of the device.
-        mode: ``eager``, ``compile`` or ``graph``; default: ``modes.setting`` of the device.
+        dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``; default: the runtime's on the device.
+        mode: One of the runtime's; default: the runtime's on the device.
         threads: Threads of torch on the CPU; default: as set.
         progress: Told one line where there is no predictor for a batch.
         alone: Entered while something is measured.
+        runtime: Name of the runtime; default torch.
 
     Raises:
-        UsageError: this machine has no such device, or not this type or mode on it.
+        UsageError: this machine has no such device, or not this type, mode or runtime on it.
     """
     from sret_nas.device import resolve
     from sret_nas.latency import measurement
-    from sret_nas.latency.modes import setting
+    from sret_nas.latency.runtimes import named
 
-    place = resolve(device)
+    place, runs = resolve(device), named(runtime or TORCH)
     device = str(place)  # one for all that it is asked
-    mode, dtype = setting(place, mode, dtype)
-    measurement.check(dtype, device, mode, threads)
+    mode, dtype = runs.setting(place, mode, dtype)
+    measurement.check(dtype, device, mode, threads, runs.name)
     known: dict[int, predictors.Predictor | None] = {}
     measured: dict[tuple[str, int], Timing] = {}
 
     def predictor(batch: int) -> predictors.Predictor | None:
         if batch not in known:
             try:
-                known[batch] = predictors.load_predictor(device, batch, dtype, mode, threads)
+                known[batch] = predictors.load_predictor(
+                    device, batch, dtype, mode, threads, runtime=runs.name
+                )
             except ConfigError:
                 raise
             except UsageError as error:  # not calibrated
@@ -108,6 +113,7 @@ def clock(
                     mode=mode,
                     threads=threads,
                     seconds=SECONDS,
+                    runtime=runs.name,
                 )
             found = results[key]
             if isinstance(found, Exception):

@@ -20,7 +20,8 @@ from sret_nas.arch import Architecture
 from sret_nas.device import exact_fp32
 from sret_nas.errors import UsageError
 from sret_nas.latency import modes
-from sret_nas.latency.preparation import Settings, built, verified
+from sret_nas.latency.building import built
+from sret_nas.latency.preparation import settings_of, verified
 
 WITHIN = 0.15
 """How far the stages together may be from the whole model, which is timed without marks."""
@@ -85,7 +86,7 @@ def time_by_stage(
     """
     if mode == "compile":
         raise UsageError("a compiled model is one piece, without stages", "take --mode graph")
-    settings = Settings.of(dtype, device, mode, threads, "warm")
+    settings = settings_of(dtype, device, mode, threads, "warm")
     marks = _marks(settings.device, len(arch.stages) + 3)
     names = ["stem", *(f"stage {i + 1}" for i in range(len(arch.stages))), "head"]
     before = torch.get_num_threads()

@@ -13,6 +13,7 @@ import numpy as np
 from sret_nas.arch import Architecture
 from sret_nas.device import resolve
 from sret_nas.errors import SretNasError
+from sret_nas.latency.default import TORCH
 from sret_nas.latency.fitting import MIN_ARCHITECTURES, enough, fit, macs_line
 from sret_nas.latency.predictor import Predictor
 
@@ -130,6 +131,7 @@ def calibrate(
     threads: int | None = None,
     space: str = "",
     seconds: float = 60.0,
+    runtime: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
     """Measure architectures, interleaved, and fit a predictor to them.
@@ -141,19 +143,20 @@ def calibrate(
         archs: 20 to 50 architectures of what is to be predicted.
         holdout: Others, to judge the predictor on.
         batch: Images per batch.
-        dtype: ``fp32``, ``bf16`` or ``fp16``; default: ``modes.setting`` of the device.
+        dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``; default: the runtime's on the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        mode: ``eager``, ``compile`` or ``graph``; default: ``modes.setting`` of the device.
+        mode: One of the runtime's; default: the runtime's on the device.
         threads: Threads of torch on the CPU; default: as set.
         space: What they were drawn from, in words.
         seconds: Stop measuring after this long (preparation not counted).
+        runtime: Name of the runtime; default torch.
         progress: Told one line per step.
 
     Raises:
         SretNasError: too few could be measured; with the first reason.
     """
     from sret_nas.latency.measurement import Latency, measure
-    from sret_nas.latency.modes import setting
+    from sret_nas.latency.runtimes import named
 
     def run(which: Sequence[Architecture]) -> list[Latency | SretNasError]:
         models = {str(i): arch for i, arch in enumerate(which)}
@@ -165,13 +168,14 @@ def calibrate(
             mode=mode,
             threads=threads,
             seconds=seconds * len(which) / (len(archs) + len(holdout)),
+            runtime=runs.name,
             progress=progress,
         )
         return list(results.values())
 
     enough(len(archs))
-    place = resolve(device)  # one for all rounds
-    device, (mode, dtype) = str(place), setting(place, mode, dtype)
+    place, runs = resolve(device), named(runtime or TORCH)  # one for all rounds
+    device, (mode, dtype) = str(place), runs.setting(place, mode, dtype)
     start = time.perf_counter()
     results = run([*archs, *holdout])
     errors = [found for found in results if isinstance(found, SretNasError)]
@@ -188,6 +192,7 @@ def calibrate(
         batch=batch,
         dtype=dtype,
         mode=mode,
+        runtime=runs.name,
         space=space,
         repeatability=statistics.median(found.spread for _, found in fitted),
     )

@@ -11,6 +11,7 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.device import Fingerprint
 from sret_nas.errors import UsageError
+from sret_nas.latency.default import TORCH
 from sret_nas.latency.predictor import Predictor
 from sret_nas.latency.terms import features, names
 
@@ -31,6 +32,7 @@ def fit(
     batch: int = 1,
     dtype: str = "fp32",
     mode: str = "eager",
+    runtime: str = TORCH,
     space: str = "",
     repeatability: float = 0.0,
 ) -> Predictor:
@@ -41,8 +43,9 @@ def fit(
         measured_ms: The latency of each.
         fingerprint: The device.
         batch: Images per batch.
-        dtype: ``fp32``, ``bf16`` or ``fp16``.
-        mode: ``eager``, ``compile`` or ``graph``.
+        dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
+        mode: ``eager``, ``compile`` or ``graph``, or one of another runtime's.
+        runtime: Name of the runtime.
         space: What they were drawn from, in words.
         repeatability: Median relative spread of the measurements.
 
@@ -63,6 +66,7 @@ def fit(
         batch=batch,
         dtype=dtype,
         mode=mode,
+        runtime=runtime,
         space=space,
         architectures=len(archs),
         ms_per_unit=dict(zip(terms, _solve(table, times).tolist(), strict=True)),

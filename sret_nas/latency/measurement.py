@@ -17,20 +17,21 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from sret_nas.arch import Architecture
 from sret_nas.device import Fingerprint, exact_fp32
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.latency import timing
 from sret_nas.latency.compiling import nothing_compiles
+from sret_nas.latency.default import TORCH
 from sret_nas.latency.modes import MODES as MODES
-from sret_nas.latency.preparation import Prepared, Settings, prepare, verified
+from sret_nas.latency.preparation import Prepared, prepare, settings_of, verified
+from sret_nas.latency.runtimes.base import Exported, Source
+from sret_nas.latency.settings import Settings
 
 L2 = Literal["warm", "flushed"]
 
@@ -50,21 +51,24 @@ class Latency:
     Attributes:
         name: The model's name.
         batch: Images per batch.
-        dtype: ``fp32``, ``bf16`` or ``fp16``: of the weights and the input.
+        dtype: ``fp32``, ``bf16`` or ``fp16``: of the weights and the input; or ``int8``.
         device: ``cpu`` or ``cuda:N``.
-        mode: ``eager``, ``compile`` or ``graph``.
+        mode: ``eager``, ``compile`` or ``graph``; ``session`` of onnxruntime.
         l2: Whether the GPU's L2 cache was left warm or overwritten before a run.
         median_ms: Median of all runs.
         p95_ms: 95th percentile of all runs.
         low_ms: Lower end of the 95% confidence interval of the median.
         high_ms: Upper end of that interval.
         runs: Runs in all.
-        peak_bytes: Peak memory of one run: weights, input and what the run allocates.
+        peak_bytes: Peak memory of one run: weights, input and what the run allocates; ``None``
+            where the runtime does not tell.
         least_bytes: What any run must move: weights, input and output, once each.
         fingerprint: The device as it was found.
-        compile_s: Seconds that compiling took, which no run includes; ``None`` in other modes.
+        compile_s: Seconds that compiling, or exporting and loading, took, which no run
+            includes; ``None`` in other modes.
         difference: Norm of the output's difference from that of eager fp32, over the norm of
-            that; at most ``modes.TOLERANCE``.
+            that; at most the runtime's tolerance.
+        runtime: Name of the runtime.
     """
 
     name: str
@@ -78,11 +82,12 @@ class Latency:
     low_ms: float
     high_ms: float
     runs: int
-    peak_bytes: int
+    peak_bytes: int | None
     least_bytes: int
     fingerprint: Fingerprint
     compile_s: float | None = None
     difference: float | None = None
+    runtime: str = TORCH
 
     @property
     def images_per_s(self) -> float:
@@ -125,17 +130,18 @@ def check(
     device: str = "auto",
     mode: str | None = None,
     threads: int | None = None,
+    runtime: str | None = None,
 ) -> None:
     """Look whether ``measure`` can work at all with these.
 
     Raises:
-        UsageError: no such device, type, mode or number of threads here.
+        UsageError: no such device, type, mode, runtime or number of threads here.
     """
-    Settings.of(dtype, device, mode, threads, "warm")
+    settings_of(dtype, device, mode, threads, "warm", runtime)
 
 
 def measure(
-    models: Mapping[str, Architecture | nn.Module],
+    models: Mapping[str, Source],
     *,
     batches: Sequence[int] = (1,),
     dtype: str | None = None,
@@ -146,23 +152,27 @@ def measure(
     rounds: int = 20,
     spread: float = 0.01,
     seconds: float = 60.0,
+    runtime: str | Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[Key, Latency | SretNasError]:
     """Measure models, interleaved.
 
     Args:
         models: By name. A module is copied, not touched; its input size is that
-            of its architecture or its timm configuration, else 3×224×224.
+            of its architecture or its timm configuration, else 3×224×224. A file of a
+            runtime's own is measured as it is, in that runtime and its own dtype.
         batches: Images per batch; every model is measured at each.
-        dtype: ``fp32``, ``bf16`` or ``fp16``; default: ``modes.setting`` of the device.
+        dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``; default: the runtime's on the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        mode: ``eager``, ``compile`` (``torch.compile``) or ``graph`` (a CUDA graph);
-            default: ``modes.setting`` of the device.
+        mode: One of the runtime's; torch has ``eager``, ``compile`` (``torch.compile``) and
+            ``graph`` (a CUDA graph); default: the runtime's on the device.
         threads: Threads of torch on the CPU; default: as set. Restored afterwards.
         l2: On CUDA, leave the L2 cache warm or overwrite it before each run.
         rounds: Turns of each at most.
         spread: Stop early when the spread of every result is at most this.
         seconds: Stop measuring after this long (preparation, as compiling, not counted).
+        runtime: Name of the runtime of all, or of each by its name, so that several are
+            measured in turn; default torch.
         progress: Told one line per model and per round, and while something compiles.
 
     Returns:
@@ -170,18 +180,26 @@ def measure(
     """
     keys = list(itertools.product(models, batches))
     results: dict[Key, Latency | SretNasError] = {}
-    try:
-        settings = Settings.of(dtype, device, mode, threads, l2)
-    except SretNasError as error:
-        return dict.fromkeys(keys, error)
+    settings: dict[str, Settings] = {}
+    for name, source in models.items():
+        own = runtime if runtime is None or isinstance(runtime, str) else runtime.get(name)
+        try:
+            settings[name] = _settings(source, own, dtype, device, mode, threads, l2)
+        except SretNasError as error:
+            results |= {(name, batch): error for batch in batches}
+    if not settings:
+        return results
     prepared: dict[Key, Prepared] = {}
-    with _threads(settings.fingerprint.threads), torch.inference_mode(), exact_fp32():
+    number = next(iter(settings.values())).fingerprint.threads
+    with _threads(number), torch.inference_mode(), exact_fp32():
         for name, batch in keys:
+            if name not in settings:
+                continue
             progress(f"preparing {name}, batch {batch}")
             try:
-                prepared[name, batch] = prepare(name, models[name], batch, settings, progress)
+                prepared[name, batch] = prepare(name, models[name], batch, settings[name], progress)
             except Exception as error:  # whatever a model raises is its own result
-                results[name, batch] = _explained(error, name, batch, settings)
+                results[name, batch] = _explained(error, name, batch, settings[name])
         deadline = time.perf_counter() + seconds
 
         def enough(taken: Mapping[Key, list[list[float]]]) -> bool:
@@ -190,7 +208,9 @@ def measure(
                 timing.summarise(turns).spread <= spread for turns in taken.values()
             )
 
-        with nothing_compiles(settings.mode):
+        with ExitStack() as stances:
+            for kind in {one.mode for one in settings.values()}:
+                stances.enter_context(nothing_compiles(kind))
             taken = timing.interleave(
                 {key: one.turn for key, one in prepared.items()},
                 {key: min(100, max(3, round(TURN_S / one.run_s))) for key, one in prepared.items()},
@@ -198,16 +218,32 @@ def measure(
                 enough,
             )
         for key, turns in taken.items():
-            one = prepared[key]
+            one, how = prepared[key], settings[key[0]]
             try:
                 if isinstance(turns, Exception):
                     raise turns
                 # Once more: what ran meanwhile may not have touched its memory.
-                verified(one.call, one.expected, settings.where(*key), settings)
-                results[key] = _latency(key, turns, one, settings)
+                verified(one.call, one.expected, how.where(*key), how)
+                results[key] = _latency(key, turns, one, how)
             except Exception as error:
-                results[key] = _explained(error, *key, settings)
+                results[key] = _explained(error, *key, how)
     return {key: results[key] for key in keys}
+
+
+def _settings(
+    source: Source,
+    runtime: str | None,
+    dtype: str | None,
+    device: str,
+    mode: str | None,
+    threads: int | None,
+    l2: str,
+) -> Settings:
+    if not isinstance(source, Exported):
+        return settings_of(dtype, device, mode, threads, l2, runtime)
+    if dtype not in (None, source.dtype):
+        raise UsageError(f"{source.path}: is {source.dtype}; given {dtype}", "leave --dtype out")
+    return settings_of(source.dtype, device, mode, threads, l2, runtime or source.runtime)
 
 
 @contextmanager
@@ -242,6 +278,7 @@ def _latency(
         fingerprint=settings.fingerprint,
         compile_s=prepared.call.compile_s,
         difference=prepared.difference,
+        runtime=settings.runtime,
     )
 
 

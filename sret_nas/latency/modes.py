@@ -40,8 +40,8 @@ class Setting(NamedTuple):
     """How a latency is measured.
 
     Attributes:
-        mode: ``eager``, ``compile`` or ``graph``.
-        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        mode: ``eager``, ``compile`` or ``graph``; other runtimes have others.
+        dtype: ``fp32``, ``bf16`` or ``fp16``; other runtimes have others.
     """
 
     mode: str
@@ -73,16 +73,16 @@ class Call:
     as this does: a graph repeats kernels on addresses, whoever has them by then.
 
     Args:
-        model: The model.
+        model: The model, or what another runtime has in its place.
         x: Its input.
         run: Runs it.
         output: Where every run puts its output; ``None`` where each has a new one.
-        compile_s: What compiling took, in seconds; ``None`` where nothing was compiled.
+        compile_s: What compiling or exporting took, in seconds; ``None`` where nothing was.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         x: Tensor,
         run: Run,
         output: Any = None,
@@ -146,7 +146,7 @@ def prepare(
         return model(x)
 
     if mode == "graph":
-        _refuse_draws(model, name)
+        refuse_draws(model, name, "which no CUDA graph holds", "take --mode eager, or ")
         replay, output = (record or record_cuda)(run, x.device)
         return Call(model, x, replay, output)
     if mode == "compile":
@@ -211,12 +211,23 @@ def _same_draws() -> Iterator[None]:
         yield
 
 
-def _refuse_draws(model: nn.Module, name: str) -> None:
+def refuse_draws(model: nn.Module, name: str, why: str, instead: str = "take ") -> None:
+    """Refuse a model that does something else at every call.
+
+    Args:
+        model: The model.
+        name: What to call it.
+        why: What cannot be then, as a clause.
+        instead: What the hint begins with.
+
+    Raises:
+        UsageError: it draws permutations.
+    """
     arch = getattr(model, "arch", None)
     if not isinstance(arch, Architecture) or arch.permute != "random":
         return
     if any(step.permuted for schedule in arch.schedules for step in schedule):
         raise UsageError(
-            f"{name}: 'permute: random' draws on the CPU at every call, which no CUDA graph holds",
-            "take --mode eager, or 'permute: fixed'",
+            f"{name}: 'permute: random' draws on the CPU at every call, {why}",
+            f"{instead}'permute: fixed'",
         )

@@ -11,6 +11,7 @@ from sret_nas import files
 from sret_nas.arch import Architecture
 from sret_nas.device import Fingerprint, cache_folder, fingerprint, resolve
 from sret_nas.errors import ConfigError, UsageError
+from sret_nas.latency.default import TORCH
 from sret_nas.latency.terms import features, names
 
 BEYOND = 1.25
@@ -32,7 +33,7 @@ class Prediction(NamedTuple):
 
 
 class Predictor(files.Record):
-    """A latency model for one device, batch, dtype and mode.
+    """A latency model for one device, batch, dtype, mode and runtime.
 
     Attributes:
         fingerprint: The device that was measured.
@@ -47,6 +48,7 @@ class Predictor(files.Record):
         slowest_ms: Latency of the slowest of them.
         margin: Covers 95% of the relative errors on left-out architectures.
         repeatability: Median relative spread of the measurements themselves.
+        runtime: Name of the runtime.
     """
 
     top: ClassVar[bool] = True
@@ -64,6 +66,7 @@ class Predictor(files.Record):
     slowest_ms: float
     margin: Annotated[float, Field(ge=0)]
     repeatability: Annotated[float, Field(ge=0)]
+    runtime: str = TORCH
 
     def predict(self, arch: Architecture) -> Prediction:
         """Predict the latency of an architecture.
@@ -96,15 +99,20 @@ class Predictor(files.Record):
         Returns:
             Where it was written.
         """
-        path = path or predictor_path(self.fingerprint, self.batch, self.dtype, self.mode)
+        path = path or predictor_path(
+            self.fingerprint, self.batch, self.dtype, self.mode, self.runtime
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, self.model_dump_json(by_alias=True, indent=1) + "\n")
         return path
 
 
-def predictor_path(here: Fingerprint, batch: int, dtype: str, mode: str) -> Path:
-    """Where the predictor of a device, batch, dtype and mode is kept."""
-    return cache_folder() / "predictors" / f"{here.key}-{dtype}-{mode}-{batch}.json"
+def predictor_path(
+    here: Fingerprint, batch: int, dtype: str, mode: str, runtime: str = TORCH
+) -> Path:
+    """Where the predictor of a device, batch, dtype, mode and runtime is kept."""
+    words = [here.key, *([] if runtime == TORCH else [runtime]), dtype, mode, str(batch)]
+    return cache_folder() / "predictors" / f"{'-'.join(words)}.json"
 
 
 def load_predictor(
@@ -114,29 +122,34 @@ def load_predictor(
     mode: str | None = None,
     threads: int | None = None,
     path: Path | None = None,
+    runtime: str | None = None,
 ) -> Predictor:
-    """The predictor calibrated for this device, batch, dtype and mode.
+    """The predictor calibrated for this device, batch, dtype, mode and runtime.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch: Images per batch.
-        dtype: ``fp32``, ``bf16`` or ``fp16``; default: ``modes.setting`` of the device.
-        mode: ``eager``, ``compile`` or ``graph``; default: ``modes.setting`` of the device.
+        dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``; default: the runtime's on the device.
+        mode: One of the runtime's; default: the runtime's on the device.
         threads: Threads of torch on the CPU; default: as set.
         path: The file; default: its place in the user's cache folder.
+        runtime: Name of the runtime; default torch.
 
     Raises:
         UsageError: no such device, or not calibrated.
         ConfigError: the file is not a predictor, or it is of something else.
     """
-    from sret_nas.latency.modes import setting
+    from sret_nas.latency.runtimes import named
 
-    place = resolve(device)
-    device, here = str(place), fingerprint(place, threads)
-    mode, dtype = setting(place, mode, dtype)
-    path = path or predictor_path(here, batch, dtype, mode)
+    place, runs = resolve(device), named(runtime or TORCH)
+    device, here = str(place), fingerprint(place, threads, runs.version())
+    mode, dtype = runs.setting(place, mode, dtype)
+    path = path or predictor_path(here, batch, dtype, mode, runs.name)
     asked = f"{device}, batch {batch}, {dtype}, {mode}"
     again = f"sret-nas calibrate --device {device} --batch {batch} --dtype {dtype} --mode {mode}"
+    if runs.name != TORCH:
+        asked += f" of {runs.name}"
+        again += f" --runtime {runs.name}"
     if place.type == "cpu":
         asked += f", {here.threads} threads"
         again += f" --threads {here.threads}"
@@ -153,6 +166,7 @@ def load_predictor(
             ("batch", found.batch, batch),
             ("dtype", found.dtype, dtype),
             ("mode", found.mode, mode),
+            ("runtime", found.runtime, runs.name),
         )
         if (of_file.key != here.key if isinstance(of_file, Fingerprint) else of_file != wanted)
     ]

@@ -111,8 +111,8 @@ class Roofline(files.Record):
             }
         )
 
-    def bound(self, macs: int, least_bytes: int, dtype: str, measured_ms: float) -> Bound:
-        """The least time of a measured run, and the share reached.
+    def bound(self, macs: int, least_bytes: int, dtype: str, measured_ms: float) -> Bound | None:
+        """The least time of a measured run, and the share reached; ``None`` of another dtype.
 
         Args:
             macs: Multiply-adds of the run: of one image, times the batch.
@@ -120,6 +120,8 @@ class Roofline(files.Record):
             dtype: ``fp32``, ``bf16`` or ``fp16``.
             measured_ms: What it took.
         """
+        if dtype not in self.macs_per_s:
+            return None
         macs_ms = macs / self.macs_per_s[dtype] * 1e3
         bytes_ms = least_bytes / self.bytes_per_s * 1e3
         return Bound(macs_ms, bytes_ms, measured_ms)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError
+from sret_nas.latency.default import TORCH
 from sret_nas.runner.lease import Lease
 from sret_nas.runner.quiet import busy, others_work
 
@@ -87,12 +88,14 @@ class Comparer:
         alone: Within it nothing of ours computes on the device.
         disturbed: Whether another process works on the device just now.
         on: The device's kind; latencies of other kinds are not compared.
+        runtime: What runs the model.
     """
 
     take: Take
     alone: Callable[[], AbstractContextManager[None]]
     disturbed: Callable[[], bool]
     on: str
+    runtime: str = TORCH
 
     def measure(
         self,
@@ -115,7 +118,7 @@ class Comparer:
         """
         with self.alone():
             found = self._settle(arch, expected_ms, earlier())
-            keep(asdict(found) | {"on": self.on})
+            keep(asdict(found) | {"on": self.on, "runtime": self.runtime})
             return found
 
     def _settle(self, arch: Architecture, expected_ms: float, earlier: Sequence[Rival]) -> Measured:
@@ -169,6 +172,7 @@ def comparer(
     batch: int,
     dtype: str | None = None,
     mode: str | None = None,
+    runtime: str | None = None,
 ) -> Comparer:
     """Measures on a device as ``sret_nas.latency.measure`` does, nobody else at work there."""
     from sret_nas.device import fingerprint
@@ -184,6 +188,7 @@ def comparer(
             rounds=round(ROUNDS_A_SECOND * seconds),
             spread=EQUAL_SPREAD / 2,
             seconds=seconds,
+            runtime=runtime,
         )
         own = results[OWN, batch]
         if isinstance(own, SretNasError):
@@ -197,4 +202,4 @@ def comparer(
     def disturbed() -> bool:
         return others_work(lambda: busy(device))
 
-    return Comparer(take, lease.measuring, disturbed, fingerprint(device).name)
+    return Comparer(take, lease.measuring, disturbed, fingerprint(device).name, runtime or TORCH)

@@ -73,6 +73,7 @@ def make_worker(
         torch.set_num_threads(slot.threads)
     own = lease(device)
     batches, dtype, mode = config.latency_batches, config.latency_dtype, config.latency_mode
+    runtime = config.latency_runtime
     return Worker(
         run=run,
         config=config,
@@ -80,8 +81,10 @@ def make_worker(
         space=config.search_space(),
         evaluator=Leased(config.make_evaluator()(config.proxy, data, device), own),
         stop=stop,
-        clock=clock(slot.device, dtype, mode, alone=own.measuring) if batches else None,
-        comparer=comparer(device, own, batches[0], dtype, mode) if batches else None,
+        clock=clock(slot.device, dtype, mode, alone=own.measuring, runtime=runtime)
+        if batches
+        else None,
+        comparer=comparer(device, own, batches[0], dtype, mode, runtime) if batches else None,
         slot=slot,
         until=stop.deadline,
     )

@@ -7,7 +7,8 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ import sret_nas
 from sret_nas import evaluate, files
 from sret_nas.device import AUTO
 from sret_nas.errors import ConfigError, UsageError
+from sret_nas.latency.default import TORCH
 from sret_nas.metrics import Declaration, Metric
 from sret_nas.proxy import PRESETS, Proxy
 from sret_nas.space import SearchSpace, transform
@@ -56,6 +58,8 @@ class RunConfig(files.Record):
         latency_mode: How latencies are measured: ``eager``, ``compile`` or ``graph``; ``None``
             where none matters, or for the device's default: ``with_latency`` fills it in.
         latency_dtype: The same for ``fp32``, ``bf16`` or ``fp16``.
+        latency_runtime: What runs the model then; ``None`` where none matters, and in runs of
+            before there was a choice: torch.
         trials: Candidates over the whole run; ``None`` for no limit.
         timeout_s: Seconds over the whole run; ``None`` for no limit.
         workers: Processes.
@@ -86,6 +90,7 @@ class RunConfig(files.Record):
     device: str = AUTO
     latency_mode: str | None = None
     latency_dtype: str | None = None
+    latency_runtime: str | None = None
     trials: Annotated[int, Field(strict=True, ge=1)] | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
     workers: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
@@ -138,6 +143,7 @@ class RunConfig(files.Record):
         if not batches or self.latency_mode is None:
             return None
         return {
+            "runtime": self.latency_runtime or TORCH,
             "mode": self.latency_mode,
             "dtype": self.latency_dtype,
             "batch": batches[0],
@@ -148,9 +154,10 @@ class RunConfig(files.Record):
         """The same with how latencies are measured on its device, where one matters.
 
         Raises:
-            UsageError: that was asked for and none matters; or it lacks that mode or dtype.
+            UsageError: that was asked for and none matters; or it lacks that mode, dtype or
+                runtime.
         """
-        asked = self.latency_mode or self.latency_dtype
+        asked = self.latency_mode or self.latency_dtype or self.latency_runtime
         if not self.latency_batches:
             if asked:
                 raise UsageError(
@@ -161,13 +168,17 @@ class RunConfig(files.Record):
         import torch
 
         from sret_nas.latency import check
-        from sret_nas.latency.modes import setting
+        from sret_nas.latency.runtimes import named
 
+        runs = named(self.latency_runtime or TORCH)
         place = torch.device("cuda:0" if self.device == "cuda" else self.device)
         if place.type == "cpu" or torch.cuda.is_available():
-            check(self.latency_dtype, str(place), self.latency_mode)
-        mode, dtype = setting(place, self.latency_mode, self.latency_dtype)
-        return self.model_copy(update={"latency_mode": mode, "latency_dtype": dtype})
+            check(self.latency_dtype, str(place), self.latency_mode, runtime=runs.name)
+        mode, dtype = runs.setting(place, self.latency_mode, self.latency_dtype)
+        how = {"latency_mode": mode, "latency_dtype": dtype, "latency_runtime": runs.name}
+        return self.model_copy(
+            update=how | {"versions": self.versions | (runs.packages() if self.versions else {})}
+        )
 
     def search_space(self) -> SearchSpace:
         """The space.
@@ -213,12 +224,14 @@ class RunConfig(files.Record):
 
     def identity(self) -> dict[str, Any]:
         """What may not differ when a run is continued."""
-        how = (self.latency_mode or "eager", self.latency_dtype or "fp32")
-        unusual = how if self.latency_batches and how != ("eager", "fp32") else None
+        how = list(self._how.values())
+        unusual = how[1:] if how[0] == TORCH else how
+        if not self.latency_batches or unusual == ["eager", "fp32"]:
+            unusual = []  # as of runs before there was a choice
         return {
             "space": self.space,
             **({"callable": self.space_code} if self.space_code else {}),
-            **({"latency": list(unusual)} if unusual else {}),
+            **({"latency": unusual} if unusual else {}),
             **({} if self.evaluator == evaluate.PROXY else {"evaluator": self.evaluator}),
             **({"evaluator code": self.evaluator_code} if self.evaluator_code else {}),
             "budget": sorted(budget.exact for budget in self.budgets),
@@ -228,6 +241,15 @@ class RunConfig(files.Record):
             "sampler": self.sampler,
             "seed": self.seed,
             "published": self.published,
+        }
+
+    @property
+    def _how(self) -> dict[str, str]:
+        """How latencies are measured, as runs of before there was a choice did it."""
+        return {
+            "runtime": self.latency_runtime or TORCH,
+            "mode": self.latency_mode or "eager",
+            "dtype": self.latency_dtype or "fp32",
         }
 
     @property
@@ -250,7 +272,10 @@ class RunConfig(files.Record):
         Raises:
             ConfigError: with every difference.
         """
-        other = list(differences(earlier.identity(), self.identity()))
+        before, now = earlier.identity(), self.identity()
+        if earlier.latency_batches and self.latency_batches:
+            before["latency"], now["latency"] = earlier._how, self._how
+        other = list(differences(before, now))
         if not other:
             return
         hint = "choose another --out, or ask for what the run was begun with (its config.yaml)"
@@ -275,7 +300,7 @@ class RunConfig(files.Record):
         if not self._accept_versions:
             refuse_other_versions(earlier.model_dump(), str(where))
         elif other_versions(earlier.model_dump()):
-            later = (*later, versions())
+            later = (*later, versions(*self.versions))
         self.refuse_other(earlier, where)
         kept = {"versions": earlier.versions, "later_versions": later, "commit": earlier.commit}
         return self.model_copy(update=kept)
@@ -308,9 +333,17 @@ def code_of(space: SearchSpace) -> str | None:
     return None if name is None else transform.code(name, space.folder).digest()
 
 
-def versions() -> dict[str, str]:
-    """Versions of this package and of those that decide its numbers."""
-    return {"sret_nas": sret_nas.__version__} | {name: version(name) for name in RECORDED}
+def versions(*more: str) -> dict[str, str]:
+    """Versions of this package and of those that decide its numbers.
+
+    Args:
+        more: Further packages; those that are not here are left out.
+    """
+    found = {"sret_nas": sret_nas.__version__} | {name: version(name) for name in RECORDED}
+    for name in more:
+        with suppress(PackageNotFoundError):
+            found.setdefault(name, version(name))
+    return found
 
 
 def other_versions(config: Mapping[str, Any]) -> list[str]:
@@ -321,9 +354,9 @@ def other_versions(config: Mapping[str, Any]) -> list[str]:
     Args:
         config: A run's configuration as it was written, perhaps by another version.
     """
-    here = versions()
     begun, later = config.get("versions"), config.get("later_versions")
     accepted = [one for one in (begun, *(later or ())) if isinstance(one, dict)]
+    here = versions(*(str(name) for one in accepted for name in one))
     differences = [
         [
             f"{name} is {here[name]} here, {begun[name]} there"

@@ -226,12 +226,13 @@ def test_a_latency_is_measured_where_it_is_an_objective(
     for member in result.json["front"]:
         assert member["metrics"]["latency_ms"] > 0
     assert result.json["latency"] == {
+        "runtime": "torch",
         "mode": "eager",
         "dtype": "fp32",
         "batch": 1,
         "device": "cpu",
     }
-    assert "latency eager, fp32, batch 1" in result.err
+    assert "latency torch eager, fp32, batch 1" in result.err
 
 
 def test_how_a_latency_is_measured_is_asked_for_kept_and_said(
@@ -244,13 +245,13 @@ def test_how_a_latency_is_measured_is_asked_for_kept_and_said(
     asked = ("--objectives", "loss,latency", "--budget", "900ms@2", "--trials", 1, "--out", out)
     result = search(*asked, "--dtype", "bf16")
     assert result.code == 0, result.err
-    assert "latency eager, bf16, batch 2" in result.err
+    assert "latency torch eager, bf16, batch 2" in result.err
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert (config["latency_mode"], config["latency_dtype"]) == ("eager", "bf16")
-    assert "ms, eager bf16 @2" in " ".join(result.out.split())
+    assert "ms, torch eager bf16 @2" in " ".join(result.out.split())
     assert cli("pareto", out, "--json").json["latency"]["dtype"] == "bf16"
     other = search(*asked)
-    assert other.code == 2 and "latency was" in other.err
+    assert other.code == 2 and 'latency dtype was "bf16", now "fp32"' in other.err
 
 
 @pytest.mark.parametrize(

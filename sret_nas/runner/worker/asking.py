@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import InfeasibleError
+from sret_nas.latency.default import TORCH
 from sret_nas.runner import constraints
 from sret_nas.runner.feasibility import Feasibility, published
 from sret_nas.runner.sampling import UNFIT, FilteredSampler, SpaceExhausted
@@ -226,7 +227,8 @@ class Asking:
         write_metrics(trial, metrics, metrics | {"depth": arch.depth})
         timing = self.known.timing(arch)
         if timing is not None:
-            write(trial, latency=timing._asdict())
+            runtime = {"runtime": self.config.latency_runtime or TORCH}
+            write(trial, latency=timing._asdict() | runtime)
         self.constrain(trial, arch, metrics)
         taken, latency_s = time.perf_counter() - start, self.known.latency_s
         seconds = {"sampling": taken - latency_s, "latency": latency_s}
