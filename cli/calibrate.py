@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sret_nas.latency.default import TORCH
+
 from .output import Column, Format, FormatOption, JsonOption, emit, note, status
 from .where import (
     CodeOption,
@@ -69,6 +71,7 @@ def calibrate(
         )
     predictor, held_out = found.predictor, found.held_out
     path = predictor.save()
+    runs = "" if predictor.runtime == TORCH else f" of {predictor.runtime}"
     rows = held_out.rows() if held_out else []
     document = {
         "schema": 1,
@@ -90,7 +93,7 @@ def calibrate(
         )
     note(
         f"{predictor.architectures} architectures of '{predictor.space}' in {found.seconds:.0f} s; "
-        f"margin ±{predictor.margin:.1%}; {predictor.dtype}, {predictor.mode}, batch "
+        f"margin ±{predictor.margin:.1%}; {predictor.dtype}, {predictor.mode}{runs}, batch "
         f"{predictor.batch}, on {predictor.fingerprint}"
     )
     note(f"kept in {path}")

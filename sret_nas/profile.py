@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import Cost, cost
@@ -186,9 +186,8 @@ def profile(
     costs = {name: cost(arch) for name, arch in archs.items()}
     counts: dict[str, Mapping[str, Count]] = {name: {} for name in found}
     for name, one in found.items():
-        known = archs.get(name)
-        counted = known or (None if _is_file(one) else one)
-        wanted = None if counters else [] if known else ["torch"]
+        counted = archs.get(name) or _module(one)
+        wanted = None if counters else [] if name in archs else ["torch"]
         if wanted != [] and counted is not None:
             from sret_nas.counters import count
 
@@ -203,7 +202,7 @@ def profile(
         Profile(
             name=name,
             arch=archs.get(name),
-            params=costs[name].params if name in costs else _params(one),
+            params=costs[name].params if name in costs else _params(_module(one)),
             macs=macs[name],
             cost=costs.get(name),
             counters=counts[name] if counters or name not in archs else {},
@@ -261,14 +260,13 @@ def _arch(source: Source) -> Architecture | None:
     return found if isinstance(found, Architecture) else None
 
 
-def _is_file(source: Source) -> bool:
-    return not (isinstance(source, Architecture) or hasattr(source, "parameters"))
+def _module(source: Source) -> nn.Module | None:
+    """The source itself where it is a module; a file of a runtime's own is none."""
+    return cast("nn.Module", source) if hasattr(source, "parameters") else None
 
 
-def _params(source: Any) -> int | None:
-    if _is_file(source):
-        return None
-    return sum(parameter.numel() for parameter in source.parameters())
+def _params(model: nn.Module | None) -> int | None:
+    return None if model is None else sum(one.numel() for one in model.parameters())
 
 
 def _macs(count: Count | None) -> int | None:

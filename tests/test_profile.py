@@ -157,16 +157,16 @@ def test_a_file_of_several_documents_is_one_line(cli: Cli, tmp_path: Path) -> No
 
 
 def test_one_failure_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sret_nas.latency.preparation
+    import sret_nas.latency.building
 
-    real = sret_nas.latency.preparation.create_model
+    real = sret_nas.latency.building.create_model
 
     def picky(arch: Architecture, **options: Any) -> Any:
         if arch.num_classes == 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(arch, **options)
 
-    monkeypatch.setattr(sret_nas.latency.preparation, "create_model", picky)
+    monkeypatch.setattr(sret_nas.latency.building, "create_model", picky)
     fits, large = Architecture.load(SMALL), Architecture.load(SMALL | {"num_classes": 3})
     archs = {"fits": fits, "large": large}
     good, bad = profile(
@@ -253,7 +253,7 @@ def test_the_whole_is_timed_without_marks_in_between(monkeypatch: pytest.MonkeyP
         settings = preparation.Settings(
             "fp32", torch.float32, cpu, mode, "warm", fingerprint(cpu, 1)
         )
-        monkeypatch.setattr(preparation.Settings, "of", lambda *_, settings=settings: settings)
+        monkeypatch.setattr(breakdown, "settings_of", lambda *_, settings=settings: settings)
         monkeypatch.setattr(breakdown, "_marks", lambda _, number: Clock(number))
         monkeypatch.setattr(breakdown, "TRIES", 1)
         time_by_stage(Architecture.load(SMALL), runs=2)

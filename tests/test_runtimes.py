@@ -449,3 +449,193 @@ def test_a_clock_predicts_and_measures_in_its_runtime(
 def test_tolerances_are_those_of_eager_where_the_dtype_is_the_same() -> None:
     assert named("torch").tolerance == modes.TOLERANCE
     assert {k: v for k, v in named(ORT).tolerance.items() if k != "int8"} == modes.TOLERANCE
+
+
+def of(runtime: str | None, **changes: Any) -> Any:
+    from sret_nas.proxy import Proxy
+    from sret_nas.study.config import RunConfig, versions
+
+    return RunConfig(
+        space=sret_nas.SearchSpace.load("smoke").file.model_dump(
+            mode="json", by_alias=True, exclude_unset=True
+        ),
+        data={"source": "demo", "fingerprint": "0"},
+        proxy=Proxy.load("fast"),
+        budget=("2ms",),
+        device="cpu",
+        latency_runtime=runtime,
+        versions=versions(),
+        **changes,
+    ).with_latency()
+
+
+def test_a_run_keeps_its_runtime() -> None:
+    plain, other = of(None), of(ORT)
+    assert (plain.latency["runtime"], other.latency["runtime"]) == ("torch", ORT)
+    assert (other.latency_mode, other.latency_dtype) == ("session", "fp32")
+    assert "onnxruntime" not in plain.versions
+    assert other.versions["onnxruntime"] == named(ORT).packages()[ORT]
+    assert plain.name != other.name and of("torch").name == plain.name
+    words = (
+        'latency runtime was "torch", now "onnxruntime"; latency mode was "eager", now "session"'
+    )
+    with pytest.raises(ConfigError) as caught:
+        other.going_on(plain, "runs/x")
+    assert words in str(caught.value) and "dtype" not in str(caught.value)
+    old = plain.model_copy(update={"latency_runtime": None})  # of before there was a choice
+    assert old.name == plain.name and old.latency["runtime"] == "torch"
+    plain.going_on(old, "runs/x")
+    with pytest.raises(ConfigError, match='runtime was "torch"'):
+        other.going_on(old, "runs/x")
+
+
+def test_a_run_in_another_version_of_its_runtime_is_another() -> None:
+    begun = of(ORT)
+    begun = begun.model_copy(update={"versions": begun.versions | {"onnxruntime": "1.2.3"}})
+    with pytest.raises(ConfigError, match=r"onnxruntime is .* here, 1\.2\.3 there"):
+        of(ORT).going_on(begun, "runs/x")
+    later = of(ORT).accepting_versions().going_on(begun, "runs/x").later_versions
+    assert later[0]["onnxruntime"] == of(ORT).versions["onnxruntime"]
+
+
+def test_a_runtime_is_asked_for_where_a_latency_matters() -> None:
+    with pytest.raises(UsageError, match="given onnxruntime, but no budget and no objective"):
+        of(None).model_copy(
+            update={
+                "budget": (),
+                "latency_mode": None,
+                "latency_dtype": None,
+                "latency_runtime": ORT,
+            }
+        ).with_latency()
+    with pytest.raises(UsageError, match="dtype: given 'bf16'"):
+        of(ORT, latency_dtype="bf16")
+
+
+def saved(folder: Path) -> str:
+    SMALL.save(folder / "small.yaml")
+    return str(folder / "small.yaml")
+
+
+def test_profile_says_the_runtime_of_every_figure(
+    cli: Callable[..., Any], file: Path, tmp_path: Path
+) -> None:
+    arch = saved(tmp_path)
+    document = cli("profile", arch, "--runtime", ORT, "--threads", 1, "--format", "json").json
+    assert document["latency"]["runtime"] == ORT
+    assert document["latency"]["mode"] == "session"
+    assert document["time_share_note"] == "onnxruntime runs a model as one piece"
+    result = cli("profile", arch, file, "--threads", 1, "--format", "csv")
+    rows = [line.split(",") for line in result.out.splitlines()]
+    at = {name: rows[0].index(name) for name in ("runtime", "mode", "params", "id", "macs")}
+    assert [row[at["runtime"]] for row in rows[1:]] == ["torch", ORT]
+    assert rows[1][at["params"]] == rows[2][at["params"]]  # as the file says its architecture
+    assert rows[1][at["id"]] == rows[2][at["id"]] == SMALL.id
+    text = cli("profile", arch, file, "--threads", 1).out
+    assert "fp32, eager, on" in text and "fp32, session, on" in text and "onnxruntime 1." in text
+
+
+def test_a_file_without_an_architecture_has_a_latency_and_no_cost(
+    cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "linear.onnx"
+    write_onnx(Linear(), path, side=8, in_chans=3)
+    document = cli("profile", path, "--threads", 1, "--json").json
+    assert document["latency"]["runtime"] == ORT
+    assert (document["params"], document["macs"], document["architecture"]) == (None,) * 3
+    assert cli("profile", path, "--threads", 1).code == 0
+    refused = cli("profile", path, "--runtime", "torch")
+    assert refused.code == 2 and "--runtime onnxruntime" in refused.err
+
+
+@pytest.mark.parametrize("runtime", [None, ORT])
+def test_a_model_folder_is_profiled_with_its_own_weights(
+    cli: Callable[..., Any], tmp_path: Path, runtime: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = sret_nas.create_model(SMALL)
+    with torch.no_grad():
+        model.head.bias.fill_(7.0)
+    sret_nas.save(model, tmp_path / "model")
+    seen: list[float] = []
+    expect = modes.expect
+
+    def spy(model: Any, x: Tensor) -> Any:
+        seen.append(float(model.head.bias.mean()))
+        return expect(model, x)
+
+    monkeypatch.setattr(modes, "expect", spy)
+    asked = ("--runtime", runtime) if runtime else ()
+    document = cli("profile", tmp_path / "model", *asked, "--threads", 1, "--json").json
+    assert seen[0] == 7.0
+    assert document["id"] == SMALL.id and document["params"] == sret_nas.cost(SMALL).params
+    assert document["latency"]["runtime"] == (runtime or "torch")
+
+
+def test_a_calibration_is_asked_for_by_runtime(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SRET_NAS_CACHE", str(tmp_path))
+
+    found = one(runtime="torch")
+
+    def measure(models: Any, **options: Any) -> Any:
+        here = fingerprint(CPU, options["threads"], named(options["runtime"]).version())
+        return {
+            (name, 1): replace(
+                found, median_ms=0.1 + sret_nas.cost(arch).macs * 1e-8, fingerprint=here
+            )
+            for name, arch in models.items()
+        }
+
+    monkeypatch.setattr("sret_nas.latency.measurement.measure", measure)
+    asked = ("calibrate", "sret_tiny", "-n", 20, "--holdout", 5, "--threads", 1)
+    result = cli(*asked, "--runtime", ORT, "--json")
+    assert result.code == 0, result.err
+    assert result.json["predictor"]["runtime"] == ORT
+    assert "fp32, session of onnxruntime, batch 1" in result.err
+    assert latency.load_predictor("cpu", threads=1, runtime=ORT).space == "sret_tiny"
+    with pytest.raises(UsageError, match="no latency predictor"):
+        latency.load_predictor("cpu", threads=1)
+
+
+def test_a_search_measures_and_bounds_in_its_runtime(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Measured are those that go to the end; who is too slow there is not tried."""
+    import yaml
+
+    from .tiny import TINY
+
+    monkeypatch.setattr("sret_nas.latency.bounds.SECONDS", 0.1)
+    monkeypatch.setattr("sret_nas.runner.comparison.ROUNDS_S", (0.1,))
+    space = {
+        "schema": 1,
+        "name": "two",
+        "image_size": 16,
+        "stem_stride": 2,
+        "stages": [{"heads": 1, "head_dim": [8, 12], "blocks": 1, "mlp_ratio": 2.0}],
+    }
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(space))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"image_size": 16, "seeds": 1}))
+    asked = (
+        *("search", tmp_path / "two.yaml", "--proxy", tmp_path / "tiny.yaml", "--trials", 2),
+        *("--workers", 1, "--out", tmp_path / "run", "--objectives", "loss,latency"),
+    )
+    result = cli(*asked, "--budget", "2.5ms", "--runtime", ORT, "--json")
+    assert result.code == 0, result.err
+    assert "latency onnxruntime session, fp32, batch 1" in result.err
+    assert result.json["latency"]["runtime"] == ORT
+    assert result.json["front"]
+    for member in result.json["front"]:
+        assert member["metrics"]["latency_ms"] == pytest.approx(2.0)
+        assert member["latency"]["runtime"] == ORT
+        assert member["latency"]["source"] == "measured"
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["latency_runtime"] == ORT
+    assert "ms, onnxruntime session fp32 @1" in " ".join(
+        cli("pareto", tmp_path / "run").out.split()
+    )
+    other = cli(*asked, "--budget", "2.5ms")
+    assert other.code == 2 and 'latency runtime was "onnxruntime", now "torch"' in other.err
+    slow = cli(*asked[:-4], "--out", tmp_path / "slow", "--budget", "1.5ms", "--runtime", ORT)
+    assert slow.code == 3, slow.err

@@ -91,7 +91,8 @@ def _dtype(onnx: Any, graph: Any) -> str:
 def _nbytes(tensor: Any) -> int:
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    return math.prod(tensor.dims) * int(tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    itemsize: int = tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims)) * itemsize
 
 
 def _architecture(about: Mapping[str, str]) -> Architecture | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.latency import modes
 from sret_nas.latency.building import images, input_shape, module, nbytes
-from sret_nas.latency.modes import TOLERANCE
+from sret_nas.latency.modes import TOLERANCE, Setting
 from sret_nas.latency.runtimes.base import Exported, Ready, Runtime, Source
 from sret_nas.latency.runtimes.exporting import exported
 from sret_nas.latency.runtimes.onnx_files import read_onnx
@@ -42,11 +42,9 @@ class OnnxRuntime(Runtime):
     suffix = ".onnx"
     tolerance = TOLERANCE | {"int8": 5e-2}
 
-    def setting(self, device: torch.device, mode: str | None, dtype: str | None) -> modes.Setting:
+    def setting(self, device: torch.device, mode: str | None, dtype: str | None) -> Setting:
         """A session, in fp32 on a CPU and fp16 on a GPU."""
-        return modes.Setting(
-            mode or "session", dtype or ("fp16" if device.type == "cuda" else "fp32")
-        )
+        return Setting(mode or "session", dtype or ("fp16" if device.type == "cuda" else "fp32"))
 
     def images(self, dtype: str, device: torch.device) -> torch.dtype:
         """Always fp32: what computes in another type casts inside."""

@@ -15,7 +15,7 @@ from sret_nas.errors import UsageError
 from sret_nas.latency import modes
 from sret_nas.latency.building import built, nbytes
 from sret_nas.latency.default import TORCH
-from sret_nas.latency.modes import MODES, TOLERANCE
+from sret_nas.latency.modes import MODES, TOLERANCE, Setting
 from sret_nas.latency.runtimes.base import Exported, Ready, Runtime, Source
 from sret_nas.latency.settings import Settings
 
@@ -27,7 +27,7 @@ class PyTorch(Runtime):
     modes = MODES
     tolerance = TOLERANCE
 
-    def setting(self, device: torch.device, mode: str | None, dtype: str | None) -> modes.Setting:
+    def setting(self, device: torch.device, mode: str | None, dtype: str | None) -> Setting:
         """As ``modes.setting``."""
         return modes.setting(device, mode, dtype)
 
