@@ -140,7 +140,7 @@ def test_only_what_is_measured_needs_the_device_alone(
     assert clock(alone=alone)(sret_t, 1) == (2.0, 0.5, "predicted", None)
     assert entered == []
 
-    def uncalibrated(*_: object) -> None:
+    def uncalibrated(*_: object, **__: object) -> None:
         raise UsageError("not calibrated")
 
     monkeypatch.setattr("sret_nas.latency.predictor.load_predictor", uncalibrated)
