@@ -245,6 +245,7 @@ class Training:
             int(s) for s in np.random.SeedSequence((seed, 1)).generate_state(3)
         )
         answers = self._answers() if self.job.soft_labels else None
+        self._introduce_teacher()
         feed: Feed
         if recipe.on_pictures or answers:
             feed = PictureFeed(
@@ -275,9 +276,22 @@ class Training:
         soft = self.teacher is not None and self.recipe.distill == "soft"
         return self.recipe.temperature if soft else 1.0
 
+    def _introduce_teacher(self) -> None:
+        """Say how good the teacher is: a poor one is better known before than after."""
+        if self.teacher is None or not self.processes.first:
+            return
+        right = 0
+        for images_BCSS, labels_B in self.data.val.batches(256, self.place):
+            found_BK = self.teacher.probabilities(self.teacher.normalise(images_BCSS))
+            right += int((found_BK.argmax(1) == labels_B).sum())
+        share = right / len(self.data.val)
+        self.watch.say(f"teacher {', '.join(self.teacher.names)}: {share:.1%} of the validation")
+
     def _answers(self) -> SoftLabels:
-        """The teachers' stored answers; those that are not there yet are asked for."""
+        """The teachers' stored answers; the first process asks for those that are not there."""
         assert self.teacher is not None
+        if not self.processes.first:
+            self.processes.wait()
         wanted = LabelRecipe(
             self.data.image_size,
             self.job.soft_labels,
@@ -293,6 +307,8 @@ class Training:
                 f"asking the teachers: {done:,} of {total:,} crops"
             ),
         )
+        if self.processes.first:
+            self.processes.wait()
         self.watch.say(
             f"labels  {found.images:,} images, {wanted.crops} crops each, "
             f"{found.computed:,} of them new, {found.bytes / 1e6:,.1f} MB in {found.file.folder}"
