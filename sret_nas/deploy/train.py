@@ -19,15 +19,18 @@ from sret_nas.cost import cost
 from sret_nas.counters import count
 from sret_nas.data import DataSet, load_data
 from sret_nas.deploy import full_training
+from sret_nas.deploy.card import write_card
 from sret_nas.deploy.evaluation import evaluate
 from sret_nas.deploy.events import with_events
 from sret_nas.deploy.full_training import Progress, Watch
 from sret_nas.deploy.job import JOB, Job
+from sret_nas.deploy.metrics_file import METRICS, Timed
 from sret_nas.deploy.opening import open_model
 from sret_nas.deploy.product import save_model
 from sret_nas.deploy.subject import Subject, subject_of
 from sret_nas.device import choose, cores
 from sret_nas.errors import UsageError
+from sret_nas.latency import Latency, measure
 from sret_nas.model import SReT
 from sret_nas.model.starting import initialise
 from sret_nas.recipe import FullRecipe
@@ -39,7 +42,6 @@ from sret_nas.training.processes import Processes
 from sret_nas.training.soft_labels import LabelRecipe, SoftLabels
 from sret_nas.training.teachers import Teacher
 
-METRICS = "metrics.json"
 STORED_SCALE = (0.35, 1.0)
 """Area of stored crops where the recipe names none."""
 UNSEEN = ("pad", "auto_augment", "jitter", "erasing", "repeats")
@@ -340,6 +342,7 @@ class Training:
             self.watch.say("reading the test images, once")
             test = evaluate(opened, [self.data.test()], self.data.classes, tell=self.watch.detail)
         best = progress.rows[progress.best - 1]
+        measured = measure({"model": opened.module or model}, device=self.device.name, seconds=10)
         found = {
             "schema": 1,
             "epoch": best.epoch,
@@ -349,8 +352,14 @@ class Training:
             "cost": self._cost(model),
             "validation": val.scores.to_dict(),
             "test": test and test.scores.to_dict(),
+            "latency": [
+                Timed.of(one).model_dump(mode="json")
+                for one in measured.values()
+                if isinstance(one, Latency)
+            ],
         }
         files.write(self.folder / METRICS, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        write_card(self.folder)
 
     def _cost(self, model: nn.Module) -> dict[str, int | None]:
         """What an image costs: by the formula, or of timm's models by torch's dispatcher."""
