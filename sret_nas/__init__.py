@@ -20,6 +20,7 @@ from sret_nas.errors import EvaluationError, SretNasError
 
 if TYPE_CHECKING:
     from sret_nas.api import SearchResult, search
+    from sret_nas.deploy.train import train
     from sret_nas.evaluate import Evaluation, Evaluator, Progress, Work
     from sret_nas.metrics import Declaration, Metric
     from sret_nas.model import convert_official_state_dict, create_model, load, save
@@ -43,6 +44,7 @@ _LAZY = {
     "load": "sret_nas.model",
     "save": "sret_nas.model",
     "search": "sret_nas.api",
+    "train": "sret_nas.deploy.train",
 }
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "load",
     "save",
     "search",
+    "train",
     "zoo",
 ]
 

@@ -375,3 +375,25 @@ class Training:
 def _workers(device: torch.device) -> int:
     """Processes that decode: all cores but one beside a GPU; one beside a CPU that trains."""
     return max(1, min(16, cores() - 1)) if device.type == "cuda" else 1
+
+
+def train(network: str, **options: Any) -> Trained:
+    """Train one network in full and write a model folder: what ``sret-nas train`` does.
+
+    The same call goes on with a training that was interrupted.
+
+    Args:
+        network: A preset's name, a file, ``RUN#N``, a run (its best member), or a timm model.
+        options: Keywords of ``Training``: ``data``, ``recipe``, ``teachers``, ``init``,
+            ``changes``, ``device``, ``out``, ``seed``, ….
+
+    Example:
+        >>> found = train("runs/demo#7", data="./images", out="models/demo")  # doctest: +SKIP
+        >>> found.metrics["test"]["top1"]  # doctest: +SKIP
+
+    Raises:
+        UsageError, ConfigError: it cannot be done, or the folder is another training's.
+        DataError: nothing can be trained on there.
+        TrainingError: it cannot be trained.
+    """
+    return Training(network, **options).run()
