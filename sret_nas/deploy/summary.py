@@ -9,7 +9,6 @@ from pathlib import Path
 
 from sret_nas import files
 from sret_nas.errors import ConfigError
-from sret_nas.files.reading import read_text
 
 SUMMARY = "summary.csv"
 
@@ -67,7 +66,7 @@ def read_summary(folder: Path) -> list[Epoch]:
     path = folder / SUMMARY
     if not path.exists():
         return []
-    heading, *lines = read_text(path).splitlines() or [""]
+    heading, *lines = files.read_text(path).splitlines() or [""]
     if heading != ",".join(NAMES):
         raise ConfigError(
             f"{path}:1: given '{heading[:80]}'; allowed: {','.join(NAMES)}", "train writes it"

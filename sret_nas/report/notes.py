@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sret_nas.arch import Architecture
 from sret_nas.cost import Cost, cost
 from sret_nas.metrics import LATENCY, MACS, MEMORY, PARAMS, Declaration
-from sret_nas.report import words
+from sret_nas.report import commands, words
 from sret_nas.report.known import published_name
 from sret_nas.runner import Confirmation, Member, RunResult
 from sret_nas.study.records import record
@@ -37,12 +37,15 @@ def of_trial(
     """
     arch = record(trial).architecture
     metrics = dict(member.metrics) if member else record(trial).metrics
+    data, out = outcome.config.data["source"], commands.model(outcome, trial.number)
+    train = ["sret-nas", "train", f"RUN#{trial.number}", "--data", data, "--out", out]
     parts = [
         _reached(outcome, trial, metrics, member.confirmation if member else None),
         _costs(arch, cost(arch), metrics, outcome.config.budgets),
         _stages(arch, cost(arch)),
         _curve(record(trial).curve, outcome.config.declaration),
-        f"`sret-nas profile RUN#{trial.number}` tells more, with the run's folder for RUN.",
+        f"{_code(f'sret-nas profile RUN#{trial.number}')} tells more; "
+        f"{_code(commands.line(train))} trains it in full. RUN is the run's folder.",
         picture and f"![the architecture]({picture})",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -155,6 +158,11 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table with numbers at the right; the dashboard sets columns close, so they bring room."""
     lines = [[f"&emsp;{title}" for title in titles], ["--:"] * len(titles), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _code(text: str) -> str:
+    """Text in Markdown as it is, whatever signs it has."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def _count(number: int, word: str) -> str:

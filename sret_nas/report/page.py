@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import optuna
 import plotly.offline
 from markupsafe import Markup
@@ -18,13 +16,15 @@ from sret_nas import files
 from sret_nas.cost import cost
 from sret_nas.drawing import draw
 from sret_nas.evaluate import PROXY, is_own
-from sret_nas.report import charts, words
+from sret_nas.report import charts, commands, words
 from sret_nas.report.known import published_name, references
+from sret_nas.report.rendering import render
+from sret_nas.report.transferred import transferred
 from sret_nas.runner import Member, RunResult
 from sret_nas.study.objectives import quality
 from sret_nas.study.records import record
 from sret_nas.study.rundir import RunDir, reported
-from sret_nas.units import Budget, format_count, format_quantity
+from sret_nas.units import Budget, format_quantity
 
 MOST_MEMBERS = 40
 """Members that are shown in full; the page says where the others are."""
@@ -45,16 +45,7 @@ def write(outcome: RunResult) -> Path:
 
 def page(outcome: RunResult) -> str:
     """The page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sret_nas.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["quantity"] = lambda value, metric: format_quantity(metric, value)
-    environment.filters["count"] = format_count
-    return environment.get_template("page.html.j2").render(_content(outcome)) + "\n"
+    return render("page.html.j2", _content(outcome))
 
 
 def _content(outcome: RunResult) -> dict[str, Any]:
@@ -75,6 +66,7 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         "config": config,
         "counts": outcome.counts(),
         "best": best and _member(outcome, best),
+        "use": best and commands.take_away(outcome, best.trial),
         "metrics": words.metrics_of(outcome),
         "declared": config.declaration,
         "how": words.how(outcome),
@@ -103,36 +95,10 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         "failures": outcome.failures(),
         "rejected": outcome.rejected(),
         "machines": outcome.machines(),
-        "command": command(outcome),
+        "command": commands.search(outcome),
+        "transfer": transferred(outcome),
         "plotly": Markup(plotly.offline.get_plotlyjs()),  # noqa: S704 (the library's own file)
     }
-
-
-def command(outcome: RunResult) -> str:
-    """The command line that asks for the same search."""
-    config = outcome.config
-    name = str(config.space.get("name", "space"))
-    words = ["sret-nas", "search", name]
-    if config.space_folder:
-        words[-1] = f"{config.space_folder}/{name}.yaml"
-    for bound in config.budget:
-        words += ["--budget", bound]
-    words += ["--objectives", ",".join(config.objectives)]
-    if config.evaluator != PROXY:
-        words += ["--evaluator", config.evaluator]
-    words += ["--data", config.data["source"], "--sampler", config.sampler]
-    words += ["--device", config.device, "--workers", str(config.workers)]
-    words += ["--seed", str(config.seed)]
-    if config.trials:
-        words += ["--trials", str(config.trials)]
-    if config.timeout_s:
-        words += ["--timeout", f"{config.timeout_s:g}s"]
-    if not config.published:
-        words.append("--no-seeds")
-    run = outcome.run
-    if not run.own_database:
-        words += ["--storage", str(run.address), "--study", run.study_name]
-    return shlex.join([*words, "--out", str(run.path)] if run.has_folder else words)
 
 
 def _why(outcome: RunResult, best: Member) -> list[str]:

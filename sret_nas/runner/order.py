@@ -30,6 +30,16 @@ class Order:
     high: float
     candidates: int
 
+    @property
+    def chance(self) -> float:
+        """Share of all orders of so many that agree at least as well: what luck alone would do."""
+        ways = [1]  # orders by their number of pairs the wrong way round
+        for n in range(2, self.candidates + 1):
+            before = np.cumsum([*ways, *[0] * (n - 1)], dtype=object)
+            ways = [total - (before[i - n] if i >= n else 0) for i, total in enumerate(before)]
+        wrong = round((1 - self.tau) / 2 * (len(ways) - 1))
+        return float(sum(ways[: wrong + 1]) / sum(ways))
+
 
 def kendall(by: str, values: Sequence[float], final: Sequence[float], seed: int) -> Order:
     """How well some values ordered the final losses.

@@ -18,7 +18,8 @@ from sret_nas.errors import SretNasError
 from sret_nas.metrics import PARAMS, VAL_ACCURACY
 from sret_nas.report import charts, notes, plots, words
 from sret_nas.report.known import Reference
-from sret_nas.report.page import command, page
+from sret_nas.report.commands import search as command
+from sret_nas.report.page import page
 from sret_nas.runner import RunResult, load
 from sret_nas.study.rundir import RunDir
 
