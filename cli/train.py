@@ -147,6 +147,8 @@ def _several(
 ) -> list[Trained]:
     from sret_nas.deploy.subject import members
     from sret_nas.deploy.transfer import Transfer
+    from sret_nas.report import write
+    from sret_nas.runner import load
 
     chosen = members(run, top)
     folder = out or Path("models")
@@ -154,9 +156,11 @@ def _several(
     for subject, _ in chosen:
         tell(f"training {subject.source}")
         found.append(_trained(subject, asked | {"out": folder / subject.name}, tell))
-    transfer = Transfer.of(run, [member for _, member in chosen], found)
-    transfer.save(run)
-    tell(str(transfer))
+    if asked["processes"].first:
+        transfer = Transfer.of(run, [member for _, member in chosen], found)
+        transfer.save(run)
+        tell(str(transfer))
+        tell(f"report  {write(load(run))}")
     return found
 
 

@@ -23,8 +23,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from sret_nas import report, search
-from sret_nas.report.dashboard import Dashboard
 from sret_nas.report.commands import search as command
+from sret_nas.report.dashboard import Dashboard
 from sret_nas.zoo import PRESETS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -88,7 +88,7 @@ class Transfer(files.Record):
                     trial=member.trial,
                     model=str(one.folder),
                     beside=Path(os.path.relpath(one.folder, run)).as_posix(),
-                    proxy=member.reached(goal.name),
+                    proxy=member.reached(goal.name) or 0.0,
                     params=cost["params"],
                     macs=cost["macs"],
                     loss=worth["loss"],
@@ -98,7 +98,7 @@ class Transfer(files.Record):
         orders: tuple[Order, ...] = ()
         if len(rows) >= FEWEST:
             losses = [row.loss for row in rows]
-            by = {
+            by: dict[str, list[float]] = {
                 goal.name: [goal.loss(row.proxy) for row in rows],
                 "params": [-row.params for row in rows],
                 "macs": [-row.macs for row in rows],

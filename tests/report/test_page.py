@@ -17,8 +17,8 @@ from sret_nas.cost import cost
 from sret_nas.errors import SretNasError
 from sret_nas.metrics import PARAMS, VAL_ACCURACY
 from sret_nas.report import charts, notes, plots, words
-from sret_nas.report.known import Reference
 from sret_nas.report.commands import search as command
+from sret_nas.report.known import Reference
 from sret_nas.report.page import page
 from sret_nas.runner import RunResult, load
 from sret_nas.study.rundir import RunDir
@@ -73,6 +73,10 @@ def test_the_answer_comes_first(usual_page: tuple[RunResult, str]) -> None:
     assert f"{loss.mean['val_loss']:.4f} ± {loss.std['val_loss']:.4f}" in answer
     assert f"architectures/{best.trial:03d}.yaml" in answer
     assert "sret_nas.create_model(arch)" in answer
+    member = f"{found.run.path}#{best.trial} --data demo --out models/run-{best.trial}"
+    assert f"sret-nas train {member}" in answer
+    assert f"sret-nas evaluate models/run-{best.trial} --data demo" in answer
+    assert f"sret-nas export models/run-{best.trial} --to onnx --int8" in answer
 
 
 def test_every_part_is_there(usual_page: tuple[RunResult, str]) -> None:
@@ -133,7 +137,7 @@ def test_markup_in_names_stays_text(runs: Any) -> None:
     assert MARKUP not in text
     shown = Page(text)
     assert MARKUP in shown.text
-    assert sum(tag == "script" for tag, _ in shown.tags) == 2
+    assert sum(tag == "script" for tag, _ in shown.tags) == 3
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -237,6 +241,7 @@ def test_a_study_in_a_storage_names_itself(runs: Any, tmp_path: Path) -> None:
     best = other.recommended()
     assert best is not None
     text = Page(page(other)).text
+    assert f"sret-nas train {best.trial:03d}.yaml --data demo" in text
     assert f"First save its architecture file, below , as {best.trial:03d}.yaml" in text
 
 

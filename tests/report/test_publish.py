@@ -335,3 +335,14 @@ def test_notes_stay_in_one_value(runs: Any, state: TrialState, folder: Path) -> 
     Publisher(folder)(outcome)
     stored = outcome.study._storage.get_study_system_attrs(outcome.study._study_id)
     assert not [key for key in stored if key.endswith(":note_str:1")]
+
+
+def test_a_note_says_how_to_train_the_trial(runs: Any) -> None:
+    outcome = runs.outcome(8)
+    trial = outcome.trials[3]
+    said = "`sret-nas train RUN#3 --data demo --out models/run-3` trains it in full"
+    assert said in notes.of_trial(outcome, trial)
+    outcome.config.data["source"] = "a`b"
+    assert "`` sret-nas train RUN#3 --data 'a`b' --out models/run-3 ``" in notes.of_trial(
+        outcome, trial
+    )
