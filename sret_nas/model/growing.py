@@ -11,7 +11,7 @@ identities, their branch starting at zero, as in ReZero (arXiv 2003.04887).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from timm.layers import resample_abs_pos_embed_nhwc
 from timm.models import adapt_input_conv
 from torch import Tensor
 
-from sret_nas.arch import Architecture
+from sret_nas.arch import Architecture, Stage
 from sret_nas.errors import UsageError
 from sret_nas.model.channels import (
     NEW,
@@ -39,6 +39,11 @@ from sret_nas.model.sret import LABELS, SReT
 from sret_nas.model.timm_models import create_model
 from sret_nas.units import format_count
 
+CARRIED = {
+    "heads", "head_dim", "blocks", "recursions", "order", "share", "groups", "mlp_ratio",
+    "nll_ratio",
+}  # fmt: skip
+"""Fields of a stage whose change is followed here; a change of any other is said."""
 NOISE = 0.1
 """By how much copies of a channel are read differently, so that they learn different things."""
 
@@ -185,6 +190,10 @@ class _Growth:
                 self._take(f"pools.{i - 1}.weight", rows=stream)
                 self._take(f"pools.{i - 1}.bias", rows=stream)
             self._stage(i, one, other, stream)
+            self.notes += [
+                f"stage {i + 1}: {field} {now} instead of {then}: what it changes is fresh"
+                for field, then, now in _unfollowed(before.stages[i], after.stages[i])
+            ]
         if len(old) == len(new):
             self._head(stream, keep_head)
         else:
@@ -333,3 +342,11 @@ class _Growth:
         own.copy_(torch.where(found.fresh.to(own.device), own, found.value.to(own)))
         if name in self.origins:
             self.origins[name] |= found.taken.to(own.device)
+
+
+def _unfollowed(before: Stage, after: Stage) -> Iterator[tuple[str, Any, Any]]:
+    """Fields in which two stages differ and that nobody here knows: name, then and now."""
+    for field in type(before).model_fields:
+        then, now = getattr(before, field), getattr(after, field)
+        if field not in CARRIED and then != now:
+            yield field, then, now

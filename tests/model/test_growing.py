@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sret_nas import Architecture
 from sret_nas.errors import UsageError
-from sret_nas.model import SReT, create_model
+from sret_nas.model import SReT, create_model, growing
 from sret_nas.model.growing import Grown, grow, grow_into
 
 PERMUTED = "permut"
@@ -557,3 +557,13 @@ def test_without_values_there_is_nothing_to_grow(which: str) -> None:
     }
     with pytest.raises(UsageError, match=f"{which}: its weights are on meta"):
         grow_into(models["source"](), models["model"]())
+
+
+def test_a_change_that_nobody_follows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "CARRIED", growing.CARRIED - {"mlp_ratio"})
+    stage = {"heads": 2, "head_dim": 4, "mlp_ratio": 1.0}
+    one = {"image_size": 16, "stem_stride": 4, "num_classes": 3, "stages": [stage]}
+    other = one | {"stages": [stage | {"mlp_ratio": 2.0}]}
+    found = growing.grow(create_model(one), Architecture.load(other))
+    assert found.notes == ("stage 1: mlp_ratio 2.0 instead of 1.0: what it changes is fresh",)
+    assert not found.exact
