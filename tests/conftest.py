@@ -61,6 +61,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # readline in the first process sets them for its children
+        for name in ("COLUMNS", "LINES"):
+            os.environ.pop(name, None)
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         config.stash[STDERR] = os.dup(2)
 
