@@ -24,6 +24,7 @@ from . import (
     dashboard,
     doctor,
     evaluate,
+    export,
     output,
     pareto,
     profile,
@@ -55,6 +56,7 @@ app.command(epilog="Example: sret-nas train runs/NAME#7 --data ./images --out mo
     train.train
 )
 app.command(epilog="Example: sret-nas evaluate models/demo --data ./images")(evaluate.evaluate)
+app.command(epilog="Example: sret-nas export models/NAME --to onnx --int8")(export.export)
 app.command(epilog="Example: sret-nas calibrate sret_tiny --threads 1")(calibrate.calibrate)
 app.add_typer(spaces.app, name="spaces", epilog="Example: sret-nas spaces list")
 app.command(epilog="Example: sret-nas pareto runs/NAME --format csv")(pareto.pareto)

@@ -6,7 +6,6 @@ Requires torch, onnx and onnxscript (``pip install "sret_nas[onnx]"``).
 
 from __future__ import annotations
 
-import copy
 import importlib
 import json
 import logging
@@ -18,10 +17,11 @@ from typing import Any, Literal
 
 import torch
 from timm.data import resolve_model_data_config
-from torch import Tensor, nn
+from torch import nn
 
 from sret_nas import files
-from sret_nas.errors import ArchitectureError, SretNasError, UsageError
+from sret_nas.errors import SretNasError, UsageError
+from sret_nas.model.frozen import Half, frozen
 from sret_nas.model.sret import SReT
 
 INPUT, OUTPUT = "images", "logits"
@@ -80,12 +80,12 @@ def write_onnx(
     still = frozen(model, side)
     about = metadata(still, side, in_chans, classes, preprocessing)
     if dtype == "fp16":  # what computes in half precision keeps its inputs and outputs
-        still = _Half(still).eval()
+        still = Half(still).eval()
     # Never 1 where the batch is free: what holds of one image alone would be built in.
     images_BCSS = torch.zeros(2 if dynamic_batch else batch, in_chans, side, side)
     free = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else {}
     try:
-        with _silent():
+        with silent():
             program = torch.onnx.export(
                 still,
                 (images_BCSS,),
@@ -135,40 +135,6 @@ def needed(*packages: str, extra: str = "onnx") -> list[Any]:
         ) from error
 
 
-def frozen(model: nn.Module, side: int) -> nn.Module:
-    """A copy of a model for images of one size, as exporters need it: on the CPU, in eval mode.
-
-    Attention is plain matrix products, which exporters and quantisers know.
-
-    Args:
-        model: The model; left as it is.
-        side: Side of the images in px.
-
-    Raises:
-        ConfigError: it draws random orders, its weights are on ``meta``, or it does not exist
-            at that size.
-    """
-    if any(value.is_meta for value in model.state_dict().values()):
-        raise UsageError("the model's weights are on meta: there is nothing to export")
-    if isinstance(model, SReT) and _draws(model):
-        raise ArchitectureError(
-            "permute: random draws new orders at every call, which no file can hold",
-            "build it with permute: fixed; the same weights serve",
-        )
-    # One that is for inference alone cannot be copied as others can.
-    with torch.inference_mode(False):
-        still = copy.deepcopy(model).cpu().float().eval()
-    if isinstance(still, SReT):
-        still.set_input_size(side)
-        still.set_fused_attn(False)
-    return still
-
-
-def _draws(model: SReT) -> bool:
-    steps = (step for schedule in model.arch.schedules for step in schedule)
-    return model.arch.permute == "random" and any(step.permuted for step in steps)
-
-
 def metadata(
     model: nn.Module,
     side: int,
@@ -206,20 +172,8 @@ def metadata(
     return about
 
 
-class _Half(nn.Module):
-    """A model that computes in half precision between float32 images and float32 logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.half()
-
-    def forward(self, images_BCSS: Tensor) -> Tensor:
-        logits_BK: Tensor = self.model(images_BCSS.half())
-        return logits_BK.float()
-
-
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Without what exporters warn of and log: their files are judged by running them."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in loggers]

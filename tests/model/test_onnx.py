@@ -20,7 +20,8 @@ import sret_nas
 from sret_nas.data import load_data
 from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.model import SReT
-from sret_nas.model.onnx import frozen, write_onnx
+from sret_nas.model.frozen import frozen
+from sret_nas.model.onnx import write_onnx
 
 SLICED: dict[str, Any] = {
     "image_size": 28,
