@@ -233,7 +233,7 @@ def _show(made: list[Exported], opened: Opened, form: Format) -> None:
         if one.not_run is not None:
             say(f"not run: {one.not_run}; compare {one.path} there before it is used")
         if one.after.latency_ms and one.before.latency_ms:
-            if one.after.latency_ms > one.before.latency_ms:
+            if one.after.dtype != one.before.dtype and one.after.latency_ms > one.before.latency_ms:
                 say(f"{one.after.dtype} is not faster than {one.before.dtype} here")
             say(
                 f"before: {one.before.runtime}, {one.before.dtype}; after: {one.after.runtime}, "

@@ -23,6 +23,8 @@ from sret_nas.errors import SretNasError
 from sret_nas.model.onnx import INPUT, needed, silent
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
+FLOAT_OUTPUTS = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+"""What follows a product gets what it summed up: else a softmax would be between two roundings."""
 CALIBRATION_BATCH = 16
 STEM = "stem."
 
@@ -121,6 +123,7 @@ def quantise(
                         _reader(quantization, calibration_NCSS, batch or CALIBRATION_BATCH),
                         quant_format=quantization.QuantFormat.QDQ,
                         activation_type=quantization.QuantType.QInt8,
+                        extra_options={} if recipe.operators is None else FLOAT_OUTPUTS,
                         **common,
                     )
                 else:

@@ -175,7 +175,8 @@ def metadata(
 @contextmanager
 def silent() -> Iterator[None]:
     """Without what exporters warn of and log: their files are judged by running them."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    names = ("torch.onnx", "torch.export", "torch.utils._pytree", "onnxscript", "coremltools")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

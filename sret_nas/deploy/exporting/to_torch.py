@@ -57,5 +57,7 @@ class Torch(Exporter):
 
 
 def _save(made: torch.export.ExportedProgram, path: Path) -> None:
+    for node in made.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
     with silent():
         torch.export.save(made, path)
