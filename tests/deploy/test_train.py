@@ -131,6 +131,21 @@ def test_a_model_of_timms_is_trained_on_equal_terms(place: Path, tmp_path: Path)
     assert model(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"pad": 0, "scale": [0.5, 1.0]}], ids=["device", "pictures"]
+)
+def test_images_that_exceed_memory_are_streamed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    held = training(place, tmp_path / "held", changes=changes, workers=0).run()
+    monkeypatch.setattr("sret_nas.data.dataset.RESIDENT_BYTES", 0)
+    made = training(place, tmp_path / "streamed", changes=changes, workers=2)
+    assert not hasattr(made.data.train, "images")
+    streamed = made.run()
+    assert streamed.metrics["validation"]["images"] == 30
+    assert equal(held.folder, streamed.folder)
+
+
 # -- interrupted ---------------------------------------------------------------------------------
 
 
