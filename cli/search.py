@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sret_nas.errors import SretNasError
-from sret_nas.evaluate import EVALUATORS, PROXY
+from sret_nas.evaluators.registry import EVALUATORS, PROXY
 
 from .engine import LOCAL, EngineOption, tell_cluster
 from .output import Format, FormatOption, JsonOption, note, status

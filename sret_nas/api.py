@@ -18,7 +18,8 @@ from sret_nas.data import DataSet, load_data
 from sret_nas.data.digests import Tell
 from sret_nas.device import AUTO, Choice
 from sret_nas.errors import UsageError
-from sret_nas.evaluate import PROXY, Evaluator, code_of, is_own, load
+from sret_nas.evaluate import Evaluator
+from sret_nas.evaluators.registry import PROXY, code_of, is_own, load
 from sret_nas.files import safe_name
 from sret_nas.proxy import Proxy
 from sret_nas.proxy import choose as choose_proxy
@@ -161,8 +162,8 @@ def prepare(
         trials: Candidates over the whole run; default 24, or no limit with a timeout.
         timeout: Of the whole run, confirming included: seconds, or ``30m``.
         proxy: A preset, a file, a mapping or a ``Proxy``; ``auto`` is the device's.
-        evaluator: What candidates are judged by: ``proxy`` trains them, the others of
-            ``sret_nas.evaluate.EVALUATORS`` do not; or ``module:name``, or what that would
+        evaluator: What candidates are judged by: ``proxy`` trains them, the other names in
+            ``sret_nas.evaluators.registry`` do not; or ``module:name``, or what that would
             name: called with a proxy, the data and a device, it returns an ``Evaluator``.
         sampler: ``auto`` or one of ``sret_nas.runner.SAMPLERS``.
         seed: Of everything random.

@@ -15,8 +15,9 @@ import torch
 from sret_nas.arch import Architecture, Stage
 from sret_nas.data import DataSet, load_data
 from sret_nas.errors import ConfigError, EvaluationError, UsageError
-from sret_nas.evaluate import EVALUATORS, Evaluation, Evaluator, Progress, load, registered
+from sret_nas.evaluate import Evaluation, Evaluator, Progress
 from sret_nas.evaluators.proxy import ProxyEvaluator
+from sret_nas.evaluators.registry import EVALUATORS, load, registered
 from sret_nas.evaluators.table import TableEvaluator
 from sret_nas.graphs import Recorder, Step
 from sret_nas.proxy import Proxy

@@ -11,7 +11,8 @@ from sret_nas import zoo
 from sret_nas.arch import Architecture, Stage
 from sret_nas.cost import cost
 from sret_nas.data import load_data
-from sret_nas.evaluate import Evaluator, load
+from sret_nas.evaluate import Evaluator
+from sret_nas.evaluators.registry import load
 from sret_nas.evaluators.training_free import dss
 from sret_nas.model import create_model
 from sret_nas.proxy import PRESETS

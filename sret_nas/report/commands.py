@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from sret_nas.evaluate import PROXY
+from sret_nas.evaluators.registry import PROXY
 from sret_nas.runner import RunResult
 
 

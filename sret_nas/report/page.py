@@ -15,7 +15,7 @@ from markupsafe import Markup
 from sret_nas import files
 from sret_nas.cost import cost
 from sret_nas.drawing import draw
-from sret_nas.evaluate import PROXY, is_own
+from sret_nas.evaluators.registry import PROXY, is_own
 from sret_nas.report import charts, commands, words
 from sret_nas.report.known import published_name, references
 from sret_nas.report.rendering import render

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sret_nas.evaluate import PROXY
+from sret_nas.evaluators.registry import PROXY
 from sret_nas.metrics import MACS, PARAMS, Metric
 from sret_nas.report import charts
 from sret_nas.runner import Member, RunResult

@@ -17,9 +17,10 @@ from packaging.version import InvalidVersion, Version
 from pydantic import Field, PrivateAttr
 
 import sret_nas
-from sret_nas import evaluate, files
+from sret_nas import files
 from sret_nas.device import AUTO
 from sret_nas.errors import ConfigError, UsageError
+from sret_nas.evaluators import registry
 from sret_nas.latency.default import TORCH
 from sret_nas.metrics import Declaration, Metric
 from sret_nas.proxy import PRESETS, Proxy
@@ -77,7 +78,7 @@ class RunConfig(files.Record):
     space_code: str | None = None
     budget: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ("val_loss", "macs")
-    evaluator: str = evaluate.PROXY
+    evaluator: str = registry.PROXY
     evaluator_folder: str | None = None
     evaluator_code: str | None = None
     declared: Declaration | None = None
@@ -198,14 +199,14 @@ class RunConfig(files.Record):
     def _folder(self) -> Path | None:
         return Path(self.space_folder) if self.space_folder else None
 
-    def make_evaluator(self) -> evaluate.Make:
+    def make_evaluator(self) -> registry.Make:
         """What makes the evaluator, in any process.
 
         Raises:
             ConfigError: its module is not here, has changed since the run began, or may
                 not run.
         """
-        return evaluate.load(
+        return registry.load(
             self.evaluator, self._evaluator_folder, self._allow_code, self.evaluator_code or ""
         )
 
@@ -218,8 +219,8 @@ class RunConfig(files.Record):
         """What of a user's it would run: the space's callable, the evaluator."""
         name = self.space.get("callable")
         found = [] if name is None else [transform.code(str(name), self._folder)]
-        if not evaluate.is_own(self.evaluator):
-            found.append(evaluate.code_of(self.evaluator, self._evaluator_folder))
+        if not registry.is_own(self.evaluator):
+            found.append(registry.code_of(self.evaluator, self._evaluator_folder))
         return found
 
     def identity(self) -> dict[str, Any]:
@@ -232,7 +233,7 @@ class RunConfig(files.Record):
             "space": self.space,
             **({"callable": self.space_code} if self.space_code else {}),
             **({"latency": unusual} if unusual else {}),
-            **({} if self.evaluator == evaluate.PROXY else {"evaluator": self.evaluator}),
+            **({} if self.evaluator == registry.PROXY else {"evaluator": self.evaluator}),
             **({"evaluator code": self.evaluator_code} if self.evaluator_code else {}),
             "budget": sorted(budget.exact for budget in self.budgets),
             "objectives": list(self.objectives),
