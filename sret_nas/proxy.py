@@ -111,20 +111,6 @@ class Proxy(Recipe):
         per_epoch = len(data.train) + VALIDATION_COST * len(data.val)
         return round(epochs * per_epoch)
 
-    def search_images(
-        self, trials: int, data: DataSet, *, kept: float = 0.5, front: int = 5
-    ) -> int:
-        """Work of a whole search in training images.
-
-        Args:
-            trials: Candidates tried.
-            data: What they are trained on.
-            kept: Share of the candidates that go on after each rung.
-            front: Members of the front that confirmation trains again.
-        """
-        evaluations = self.declaration.evaluations(trials, kept, front)
-        return round(evaluations * self.epochs * self.images(1, data))
-
 
 AUTO = "auto"
 

@@ -94,7 +94,7 @@ def test_work_of_a_search_by_hand():
     # 20 candidates: all do one epoch, half a second one, a quarter two more;
     # then 3 members of the front twice again.
     epochs = 20 * 1 + 10 * 1 + 5 * 2 + 3 * 2 * 4
-    assert proxy.search_images(20, data, kept=0.5, front=3) == epochs * per_epoch
+    assert proxy.declaration.evaluations(20, 0.5, 3) * proxy.images(4, data) == epochs * per_epoch
 
 
 def test_needs_no_torch():
@@ -200,11 +200,5 @@ def test_work_of_a_search_is_that_of_its_trainings(
     proxy = Proxy(image_size=8, epochs=rungs[-1], rungs=tuple(rungs), seeds=seeds)
     left = [kept ** sum(rung < epoch for rung in rungs) for epoch in range(1, rungs[-1] + 1)]
     epochs = trials * sum(left) + front * (seeds - 1) * rungs[-1]
-    assert abs(proxy.search_images(trials, data, kept=kept, front=front) - 110 * epochs) < 1
-
-
-def test_usual_work_of_a_search() -> None:
-    """Half go on after each rung, and five members are confirmed."""
-    data: Any = SimpleNamespace(train=range(100), val=range(30))
-    proxy = Proxy(image_size=8, epochs=4, rungs=(1, 2, 4), seeds=3)
-    assert proxy.search_images(20, data) == 110 * (20 + 10 + 5 * 2 + 5 * 2 * 4)
+    found = proxy.declaration.evaluations(trials, kept, front)
+    assert found * proxy.images(proxy.epochs, data) == pytest.approx(110 * epochs, rel=1e-9)

@@ -61,7 +61,7 @@ class SpaceCandidates:
         return self.space.decode(row.tolist())
 
     def encode(self, params: Mapping[str, Any]) -> Rows | None:
-        """See ``Candidates``."""
+        """The encoding of a trial's parameters; ``None`` where they are not of this space."""
         if len(params) < len(self.space.coordinates):
             return None
         try:
@@ -70,18 +70,18 @@ class SpaceCandidates:
             return None
 
     def params(self, row: Rows) -> Params:
-        """See ``Candidates``."""
+        """The parameters of one encoding."""
         return self.space.params(row.tolist())
 
     def keys(self, rows: Rows) -> list[bytes]:
-        """See ``Candidates``."""
+        """Equal where encodings stand for the same architecture."""
         told = rows if self.space.transform else self.space.coding.keys(rows)
         return [row.tobytes() for row in np.ascontiguousarray(told, dtype=np.int64)]
 
     # -- sets of them ------------------------------------------------------------------------
 
     def everything(self) -> Rows | None:
-        """See ``Candidates``."""
+        """The encodings of all that the budget allows, of a space of at most ``FEW``."""
         return self._everything
 
     @cached_property
@@ -91,7 +91,7 @@ class SpaceCandidates:
         return self._distinct(self._feasible(self.space.coding.all_codes(0, self.space.size)))
 
     def draw(self, n: int, rng: np.random.Generator) -> Rows:
-        """See ``Candidates``."""
+        """Encodings at random, all different; where the budget leaves few, by walks among them."""
         found: list[Rows] = []
         block = BLOCK if self.space.transform is None else 64
         for _ in range(BLOCKS):
@@ -114,7 +114,7 @@ class SpaceCandidates:
         return Draws(self.space.encodings, self.limits, np.random.default_rng(0)).frames()
 
     def around(self, rows: Rows, rng: np.random.Generator) -> Rows:
-        """See ``Candidates``."""
+        """Encodings one choice away from any of the rows, which the budget allows."""
         moved = [rows[:0]]
         for j, d in enumerate(self.space.coordinates):
             ordered = not isinstance(d.choices[0], str | bool)
@@ -163,7 +163,7 @@ class SpaceCandidates:
             self._correction = Ridge().fit(self.inputs(rows), np.log(ms) - macs)
 
     def costs(self, rows: Rows) -> Floats:
-        """See ``Candidates``; natural logarithms."""
+        """Natural logarithms of the known objectives, (N, K)."""
         found = {
             name: np.log(c.astype(float)) for name, c in self.space.costs(rows, METRICS).items()
         }
@@ -175,7 +175,7 @@ class SpaceCandidates:
         return np.stack(columns, axis=1) if columns else np.empty((len(rows), 0))
 
     def inputs(self, rows: Rows) -> Floats:
-        """See ``Candidates``: logarithms of all that costs depend on, and of the costs.
+        """Logarithms of all that costs depend on, and of the costs, (N, D).
 
         The same architecture looks the same however it is encoded.
         """
