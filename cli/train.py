@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sret_nas.errors import SretNasError
 from sret_nas.units import format_count
 
 from .output import Column, Format, FormatOption, JsonOption, emit, note, status
@@ -139,7 +141,22 @@ def _trained(arch: Any, asked: dict[str, Any], tell: Callable[[str], None]) -> T
 
     training = Training(arch, **asked)
     _introduce(training, tell)
-    return training.run()
+    try:
+        found = training.run()
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError, SretNasError):  # what was asked for is to stop
+            _page(training, tell)
+        raise
+    _page(training, tell)
+    return found
+
+
+def _page(training: Training, tell: Callable[[str], None]) -> None:
+    """Write the page of a training, by one of those that train together."""
+    from sret_nas.report import write_training
+
+    if training.processes.first:
+        tell(f"report  {write_training(training.folder)}")
 
 
 def _several(

@@ -42,6 +42,7 @@ class Worth(_Part):
         loss: Mean cross-entropy in nats.
         calibration_error: Expected calibration error in 15 bins (arXiv 1706.04599).
         per_class: Accuracy by class; ``None`` for one without images.
+        confusion: Class, predicted class and number of images, where there are any.
     """
 
     images: Annotated[int, Field(ge=1)]
@@ -52,6 +53,7 @@ class Worth(_Part):
     loss: Amount
     calibration_error: Share
     per_class: dict[str, Share | None] = Field(default_factory=dict)
+    confusion: tuple[tuple[str, str, Number], ...] = ()
 
 
 class Costs(_Part):

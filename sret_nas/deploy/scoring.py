@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sret_nas.deploy.intervals import wilson
 from sret_nas.errors import SretNasError, UsageError
 
-Z_95 = 1.959963984540054
-"""Standard deviations of a normal distribution that hold 95% of it, to both sides."""
 BINS = 15
 """Bins of the calibration error, as in arXiv 1706.04599."""
 TOP = 5
@@ -211,16 +210,3 @@ def score(logits_NK: Tensor, labels_N: Tensor, classes: Sequence[str]) -> Scores
     tally = Tally(classes)
     tally.add(logits_NK, labels_N)
     return tally.scores()
-
-
-def wilson(right: int, images: int) -> tuple[float, float]:
-    """The 95% Wilson score interval of a share, which holds near 0 and 1 too.
-
-    Args:
-        right: How many of them.
-        images: Of how many, at least 1.
-    """
-    share, weight = right / images, Z_95**2 / images
-    middle = (share + weight / 2) / (1 + weight)
-    half = (share * (1 - share) * weight + weight**2 / 4) ** 0.5 / (1 + weight)
-    return max(0.0, middle - half), min(1.0, middle + half)

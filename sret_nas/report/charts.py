@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas.metrics import COSTS, Declaration, Metric
+from sret_nas.report.curves import Line, curves
 from sret_nas.report.known import Reference
 from sret_nas.runner import Member, RunResult
 from sret_nas.study.objectives import costs, quality
@@ -296,15 +296,6 @@ def _spent(outcome: RunResult) -> dict[int, float]:
     return spent
 
 
-PAPER = (
-    "svg{font:11px system-ui,sans-serif;background:#fff;color:#1c2330}"
-    "@media(prefers-color-scheme:dark){svg{background:#171b22;color:#e4e8ef}}"
-    "text{fill:currentColor}.axis{fill:none;stroke:currentColor;opacity:.35}"
-    "polyline{fill:none;stroke-width:2}.val{stroke:#2f6fde}"
-    ".train{stroke:#8c95a4;stroke-dasharray:4 3}.dot{fill:#2f6fde}"
-)
-
-
 def curve(steps: Sequence[dict[str, Any]], declared: Declaration, paper: bool = False) -> str:
     """The learning curve of one evaluation as a small SVG: its first metric by step.
 
@@ -322,42 +313,13 @@ def curve(steps: Sequence[dict[str, Any]], declared: Declaration, paper: bool = 
         return ""
     goal = declared.quality
     beside = [one for one in declared.progress if one.unit == goal.unit]
-    shown = [*((one, "train") for one in beside), (goal, "val")]
-    w, h, left, bottom = 320, 150, 40, 20
-    values = [step[metric.name] for step in steps for metric, _ in shown]
-    low, high = min(values), max(values)
-    span, last = (high - low) or 1.0, max(len(steps) - 1, 1)
-
-    def at(step: int, value: float) -> tuple[float, float]:
-        x = left + 8 + (w - left - 20) * (step - 1) / last
-        return round(x, 1), round(10 + (h - bottom - 18) * (high - value) / span, 1)
-
-    parts = [f'<path d="M{left} 4V{h - bottom}H{w - 6}" class="axis"/>']
-    for value in (high, low):
-        y = at(1, value)[1]
-        parts.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
-    parts += [
-        f'<text x="{at(step, low)[0]}" y="{h - 6}" text-anchor="middle">{step}</text>'
-        for step in dict.fromkeys((1, len(steps)))
+    lines = [
+        Line(
+            metric.title.partition(" ")[0],
+            [step[metric.name] for step in steps],
+            "val" if metric == goal else "train",
+        )
+        for metric in (*beside, goal)
     ]
-    axis = f'<text x="{(left + w) / 2}" y="{h - 6}" text-anchor="middle">{declared.step}</text>'
-    parts.append(axis)
-    for metric, kind in shown:
-        points = [at(i, step[metric.name]) for i, step in enumerate(steps, 1)]
-        line = " ".join(f"{x},{y}" for x, y in points)
-        parts.append(f'<polyline points="{line}" class="{kind}"/>')
-        if kind == "val":
-            parts += [f'<circle cx="{x}" cy="{y}" r="2.6" class="dot"/>' for x, y in points[-40:]]
-    if paper:
-        for row, (metric, kind) in enumerate(reversed(shown)):
-            y, word = 14 + 15 * row, metric.title.partition(" ")[0]
-            parts.append(f'<polyline points="{w - 96},{y} {w - 74},{y}" class="{kind}"/>')
-            parts.append(f'<text x="{w - 68}" y="{y + 4}">{escape(word)}</text>')
     first, final = (goal.show(step[goal.name]) for step in (steps[0], steps[-1]))
-    label = escape(f"{goal.title} from {first} to {final}")
-    own = f'xmlns="http://www.w3.org/2000/svg" width="{2 * w}" height="{2 * h}" ' if paper else ""
-    style = f"<style>{PAPER}</style>" if paper else ""
-    return (
-        f'<svg {own}class="curve" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">'
-        f"{style}{''.join(parts)}</svg>" + "\n" * paper
-    )
+    return curves(lines, declared.step, f"{goal.title} from {first} to {final}", paper=paper)

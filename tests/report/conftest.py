@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sret_nas.cost import cost
+from sret_nas.deploy.job import Job
+from sret_nas.deploy.summary import Epoch, write_summary
 from sret_nas.proxy import choose
+from sret_nas.recipe import FullRecipe
 from sret_nas.runner import RunResult
 from sret_nas.runner.constraints import KEY
 from sret_nas.space import SearchSpace
@@ -134,3 +138,45 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """36 candidates, the front confirmed."""
     made = Runs(tmp_path_factory.mktemp("usual"))
     return made.outcome(36, made.mixed, confirmed=True)
+
+
+CLASSES = ("coat", "pullover", "shirt", "bag", "boot", "cap")
+
+
+def write_training(
+    folder: Path, epochs: int = 5, whole: bool = True, data: str = "demo", **changes: Any
+) -> Path:
+    """A model folder as a training leaves it, without weights: ``epochs`` of 5 are done."""
+    folder.mkdir(parents=True)
+    arch = SearchSpace.load("smoke").sample(1, seed=0)[0]
+    facts = {"name": data, "fingerprint": "f" * 16, "train": 8000, "val": 60, "num_classes": 6,
+             "own_val": False, "notes": ["2 files were skipped"]}  # fmt: skip
+    asked = {"network": "runs/demo#7", "architecture": arch.to_dict(), "data": facts,
+             "recipe": FullRecipe(epochs=5, ema=0.9), "versions": {"torch": "2"}}  # fmt: skip
+    Job(**(asked | changes)).save(folder)
+    rows = [
+        Epoch(n, 2.5 / n, 2 / n, (0.3, 0.5, 0.7, 0.65, 0.6)[n - 1], 1e-3 / n, 900.0 + n, 3.0)
+        for n in range(1, epochs + 1)
+    ]
+    if rows:
+        write_summary(folder, rows)
+    if whole:
+        found = cost(arch)
+        confusion = [[name, name, 8] for name in CLASSES[:-1]]
+        confusion += [["cap", "cap", 5], ["cap", "bag", 1], ["coat", "pullover", 2],
+                      ["pullover", "shirt", 4]]  # fmt: skip
+        worth = {"top1": 0.7, "top1_low": 0.575, "top1_high": 0.8, "top5": 0.975, "loss": 0.66,
+                 "calibration_error": 0.08, "images": 60,
+                 "per_class": dict.fromkeys(CLASSES, 0.8), "confusion": confusion}  # fmt: skip
+        metrics = {"schema": 1, "epoch": 3, "epochs": 5, "seconds": 15.5, "device": "cpu, as asked",
+                   "cost": {"params": found.params, "macs": found.macs, "peak_bytes": 85200},
+                   "validation": worth, "test": worth | {"top1": 0.65, "images": 53},
+                   "latency": [{"runtime": "torch", "dtype": "fp32", "batch": 1, "device": "A CPU",
+                                "median_ms": 1.25, "p95_ms": 1.5, "mode": "eager"}]}  # fmt: skip
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_training() -> Callable[..., Path]:
+    return write_training

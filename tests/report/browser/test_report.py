@@ -49,12 +49,33 @@ def written(make_runs: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     return report.write(runs.outcome(36, runs.mixed, confirmed=True)).absolute().as_uri()
 
 
+@pytest.fixture(scope="module")
+def trained(make_training: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the page of a full training."""
+    folder = make_training(tmp_path_factory.mktemp("models") / "demo-7")
+    return str(report.write_training(folder).absolute().as_uri())
+
+
 @pytest.mark.parametrize("width", [360, 1600])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_readable(written: str, look: Any, width: int, scheme: str) -> None:
     """Charts are drawn, nothing sticks out, all text stands out from its ground."""
     page = look(written, width=width, scheme=scheme)
     page.wait_for_function("document.querySelectorAll('.chart .main-svg').length >= 4")
+    readable(page)
+
+
+@pytest.mark.parametrize("width", [360, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_training_is_readable(trained: str, look: Any, width: int, scheme: str) -> None:
+    page = look(trained, width=width, scheme=scheme)
+    readable(page)
+    page.locator("button").first.click()
+    page.wait_for_function("document.querySelector('[data-copy]').textContent != 'copy'")
+
+
+def readable(page: Any) -> None:
+    """With all folds open, nothing sticks out, and all text stands out from its ground."""
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     root = "document.documentElement"
     assert page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") <= 0
