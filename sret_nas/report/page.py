@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from sret_nas import files
 from sret_nas.cost import cost
+from sret_nas.deploy.transfer import FEWEST
 from sret_nas.drawing import draw
 from sret_nas.evaluators.registry import PROXY, is_own
 from sret_nas.report import charts, commands, words
@@ -97,6 +98,9 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         "machines": outcome.machines(),
         "command": commands.search(outcome),
         "transfer": transferred(outcome),
+        "measure": commands.several(outcome, FEWEST)
+        if outcome.run.has_folder and len(members) >= FEWEST
+        else "",
         "plotly": Markup(plotly.offline.get_plotlyjs()),  # noqa: S704 (the library's own file)
     }
 

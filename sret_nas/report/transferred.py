@@ -71,7 +71,9 @@ def verdict(members: Sequence[TrainedMember], orders: Sequence[Order]) -> list[s
     else:
         told = [f"The search ordered them much as full training did: {luck}."]
     told[0] = told[0][0].upper() + told[0][1:]
-    better = [NAMES[one.by].removesuffix(" (baseline)") for one in bare if one.tau >= proxy.tau]
+    better = [
+        NAMES[one.by].removesuffix(" (baseline)") for one in bare if one.tau >= max(proxy.tau, 1e-9)
+    ]
     if better:
         told.append(f"By {' or '.join(better)} alone they are ordered as well or better.")
     pairs = list(combinations(members, 2))
