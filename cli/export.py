@@ -92,7 +92,7 @@ def export(
     if int8 and fp16:
         raise UsageError("given --int8 and --fp16; allowed: one of the two")
     exporter = work.find_exporter(to)
-    made: list[tuple[Exported, Opened]] = []
+    made: list[Exported] = []
     with status() as progress:
         progress(f"loading {model}")
         opened = open_model(model, arch=arch, device="cpu")
@@ -127,8 +127,36 @@ def export(
                     threads=threads,
                     tell=progress,
                 )
-            made.append((found, opened))
-    _show([one for one, _ in made], opened, form)
+            made.append(found)
+    if opened.kind == "folder":
+        _note(Path(model.removeprefix("local-dir:")), made)
+    _show(made, opened, form)
+
+
+def _note(folder: Path, made: list[Exported]) -> None:
+    """Note in a model folder that has metrics how fast its files are."""
+    from sret_nas.deploy.card import write_card
+    from sret_nas.deploy.metrics_file import METRICS, Timed, note_latency
+    from sret_nas.device import fingerprint, resolve
+
+    timed = [
+        Timed(
+            runtime=one.after.runtime.split()[0],
+            dtype=one.after.dtype,
+            batch=one.wanted.batch or 1,
+            device=str(fingerprint(resolve("cpu"), one.threads)),
+            median_ms=one.after.latency_ms,
+            p95_ms=one.after.p95_ms,
+            file=one.path.name,
+        )
+        for one in made
+        if one.path.parent.resolve() == folder.resolve()
+        and one.after.latency_ms is not None
+        and one.after.p95_ms is not None
+    ]
+    if timed and (folder / METRICS).is_file():
+        note_latency(folder, timed)
+        write_card(folder)
 
 
 def _path(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sret_nas.deploy.exporting import Runner
 from sret_nas.errors import SretNasError
-from sret_nas.latency.timing import MIN_ROUNDS, cpu_turn, interleave, summarise, warm_up
+from sret_nas.latency.timing import MIN_ROUNDS, Summary, cpu_turn, interleave, summarise, warm_up
 
 BATCH = 64
 """Images at a time as a file is run on all of them."""
@@ -86,8 +86,8 @@ def accuracy(logits_NK: Tensor, labels_N: Tensor | None) -> float | None:
 
 def latencies(
     runners: Mapping[str, Runner], images_BCSS: Tensor, threads: int
-) -> dict[str, float | None]:
-    """Median ms of a batch, of all in turn, so that what else the machine does hits all alike.
+) -> dict[str, Summary | None]:
+    """Times of a batch, of all in turn, so that what else the machine does hits all alike.
 
     Args:
         runners: What to time, by name.
@@ -104,7 +104,7 @@ def latencies(
     }
     taken = interleave(turns, runs, MIN_ROUNDS)
     return {
-        name: None if isinstance(found, Exception) else 1e3 * summarise(found).median_s
+        name: None if isinstance(found, Exception) else summarise(found)
         for name, found in taken.items()
     }
 

@@ -21,6 +21,7 @@ from sret_nas.deploy.exporting import EXPORTERS, Exporter, NotHere, Runner, Want
 from sret_nas.deploy.opening import Opened
 from sret_nas.deploy.sample import Sample
 from sret_nas.errors import SretNasError, UsageError
+from sret_nas.latency.timing import Summary
 from sret_nas.model.frozen import resized
 from sret_nas.model.onnx import root
 
@@ -38,14 +39,22 @@ class Side:
         dtype: What it computes in.
         top1: Accuracy on the images; ``None`` without labels.
         latency_ms: Median of one batch; ``None`` where it does not run here.
+        p95_ms: 95th percentile.
         size_bytes: Of its file; ``None`` for PyTorch.
     """
 
     runtime: str
     dtype: str
     top1: float | None
-    latency_ms: float | None
     size_bytes: int | None
+    latency_ms: float | None = None
+    p95_ms: float | None = None
+
+    def timed(self, found: Summary | None) -> Side:
+        """The same with what was measured."""
+        if found is None:
+            return self
+        return replace(self, latency_ms=1e3 * found.median_s, p95_ms=1e3 * found.p95_s)
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,8 @@ def export(
         OSError: it cannot be written.
     """
     module = check(exporter, opened, wanted, int8)
+    if wanted.batch is None and not exporter.free_batch:
+        wanted = replace(wanted, batch=1)
     if out.is_dir():
         raise UsageError(f"--out: {out} is a folder; allowed: a file", "remove it, or name another")
     threads = threads or torch.get_num_threads()
@@ -197,27 +208,23 @@ class _Making:
             comparison = self._compared(run)
             self._hold(comparison, exporter.tolerance[dtype], dtype)
             runners["after"] = run
-        before = Side(f"torch {torch.__version__}", "fp32", self._torch_top1(), None, None)
+        before = Side(f"torch {torch.__version__}", "fp32", self._torch_top1(), None)
         if dtype != "fp32" and run is not None:
             plain = scratch / f"plain{exporter.suffix}"
             self._write(plain, replace(self.wanted, dtype="fp32"))
             runners["before"] = exporter.runner(plain, self.wanted, self.threads)
             found = self._compared(runners["before"])
-            before = Side(exporter.runtime, "fp32", found.top1, None, _bytes(plain))
+            before = Side(exporter.runtime, "fp32", found.top1, _bytes(plain))
         self.tell("timing")
         ms = latencies(runners, self.one_batch, self.threads)
         return self._exported(
             out,
             comparison,
             not_run,
-            replace(before, latency_ms=ms.get("before", ms["torch"])),
+            before.timed(ms.get("before", ms["torch"])),
             Side(
-                exporter.runtime,
-                dtype,
-                None if comparison is None else comparison.top1,
-                ms.get("after"),
-                size,
-            ),
+                exporter.runtime, dtype, None if comparison is None else comparison.top1, size
+            ).timed(ms.get("after")),
         )
 
     def in_int8(self, draft: Path, out: Path, torch_run: Runner, scratch: Path) -> Exported:
@@ -228,7 +235,7 @@ class _Making:
         runners = {"before": exporter.runner(plain, self.wanted, self.threads)}
         found = self._compared(runners["before"])
         self._hold(found, exporter.tolerance["fp32"], "fp32")
-        base = Side(exporter.runtime, "fp32", found.top1, None, _bytes(plain))
+        base = Side(exporter.runtime, "fp32", found.top1, _bytes(plain))
         tried: list[Candidate] = []
         ways = exporter.quantised(self.module, plain, self.wanted, self.sample.calibration, scratch)
         for name, path in ways:
@@ -247,8 +254,8 @@ class _Making:
             out,
             Comparison(best.difference, found.scale, best.equal_predictions, best.top1),
             None,
-            replace(base, latency_ms=ms["before"]),
-            Side(exporter.runtime, "int8", best.top1, best.latency_ms, best.size_bytes),
+            base.timed(ms["before"]),
+            Side(exporter.runtime, "int8", best.top1, best.size_bytes).timed(ms[best.name]),
             best.name,
             tuple(tried),
         )
@@ -327,12 +334,12 @@ class _Making:
         )
 
 
-def _timed(candidate: Candidate, ms: float | None) -> Candidate:
+def _timed(candidate: Candidate, found: Summary | None) -> Candidate:
     if candidate.error is not None:
         return candidate
-    if ms is None:
+    if found is None:
         return replace(candidate, error="fails as it is timed")
-    return replace(candidate, latency_ms=ms)
+    return replace(candidate, latency_ms=1e3 * found.median_s)
 
 
 def _torch_runner(module: nn.Module) -> Runner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -238,7 +239,10 @@ def test_a_fixed_batch_is_filled_up() -> None:
 
 def test_latencies_are_of_all_that_run() -> None:
     found = latencies({"a": lambda x: x, "b": lambda x: x + 1}, torch.zeros(1, 1, 2, 2), 1)
-    assert {name: ms is not None and ms > 0 for name, ms in found.items()} == {"a": True, "b": True}
+    assert {name: one is not None and one.median_s > 0 for name, one in found.items()} == {
+        "a": True,
+        "b": True,
+    }
 
 
 def test_a_comparison_is_of_all_images() -> None:
@@ -247,6 +251,27 @@ def test_a_comparison_is_of_all_images() -> None:
     found = compare(found_NK, wanted_NK, torch.tensor([0, 1, 1, 1]))
     assert (found.difference, found.scale) == (1.0, 3.0)
     assert (found.equal_predictions, found.top1) == (0.75, 0.5)
+
+
+def test_what_was_timed_is_noted_in_the_model_folder(
+    folder: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXPORTERS, "saved", Saved())
+    place = tmp_path / "m"
+    shutil.copytree(folder, place)
+    common = ("export", place, "--to", "saved", "--images", 10)
+    assert cli(*common).code == 0
+    assert (place / "model.saved").exists() and not (place / "metrics.json").exists()
+    (place / "metrics.json").write_text('{"schema": 1, "epochs": 3}')
+    assert cli(*common).code == 0
+    metrics = json.loads((place / "metrics.json").read_text())
+    (timed,) = metrics["latency"]
+    assert metrics["epochs"] == 3
+    assert (timed["runtime"], timed["dtype"], timed["file"]) == ("torch", "fp32", "model.saved")
+    assert 0 < timed["median_ms"] <= timed["p95_ms"]
+    assert "model.saved" in (place / "README.md").read_text()
+    assert cli(*common, "--out", tmp_path / "b.saved").code == 0
+    assert json.loads((place / "metrics.json").read_text()) == metrics
 
 
 # --- the command, and files for real ----------------------------------------------------------
@@ -316,7 +341,7 @@ def test_torchao_makes_int8_of_a_program(
 def test_other_ecosystems_where_they_are_installed(
     opened: Opened, sample: Sample, wanted: Wanted, tmp_path: Path, to: str
 ) -> None:
-    """Not installed with the tests: CONTRIBUTING.md says which extras make them run."""
+    """Not among what the tests install: each has an extra of its name, and is large."""
     try:
         exporter = find_exporter(to)
     except UsageError as error:

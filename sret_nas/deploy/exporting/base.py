@@ -64,8 +64,8 @@ class Exporter(ABC):
         extra: The extra that installs them; ``None`` where all is installed with us.
         dtypes: What its files may compute in.
         int8: Whether there are files in int8.
-        free_batch: Whether a file may take any number of images.
-        most: Most images at a time all the same.
+        free_batch: Whether a file may take any number of images; else it takes one at a time
+            unless another number is asked for.
         tolerance: Largest difference of logits, as a share of the largest logit, by dtype.
     """
 
@@ -77,7 +77,6 @@ class Exporter(ABC):
     dtypes: ClassVar[tuple[FloatType, ...]] = ("fp32", "fp16")
     int8: ClassVar[bool] = False
     free_batch: ClassVar[bool] = True
-    most: ClassVar[int | None] = None
     tolerance: ClassVar[Mapping[FloatType, float]] = {"fp32": 1e-3, "fp16": 5e-2}
 
     def prepare(self) -> None:
@@ -121,12 +120,12 @@ class Exporter(ABC):
         Raises:
             NotHere: the runtime is not on this machine.
         """
-        fixed = wanted.batch or (None if self.free_batch else 1)
+        fixed = wanted.batch
         run = self.open(path, wanted, threads)
 
         def in_turn(x_BCSS: Tensor) -> Tensor:
             found = []
-            for some in torch.split(x_BCSS, fixed or self.most or max(1, len(x_BCSS))):
+            for some in torch.split(x_BCSS, fixed or max(1, len(x_BCSS))):
                 lacking = fixed - len(some) if fixed else 0
                 filled = F.pad(some, (0, 0, 0, 0, 0, 0, 0, lacking)) if lacking else some
                 found.append(run(filled)[: len(some)])
@@ -168,13 +167,12 @@ class Exporter(ABC):
         raise UsageError(f"--int8 with --to {self.name}: not offered; allowed: with onnx or torch")
 
 
-def exported(model: nn.Module, wanted: Wanted, most: int | None = None) -> Any:
+def exported(model: nn.Module, wanted: Wanted) -> Any:
     """A model as ``torch.export`` sees it, on which other exporters stand.
 
     Args:
         model: The model; left as it is.
         wanted: What the file shall be like.
-        most: Most images at a time, where a runtime must know it.
 
     Raises:
         SretNasError: ``torch.export`` cannot follow the model.
@@ -182,21 +180,20 @@ def exported(model: nn.Module, wanted: Wanted, most: int | None = None) -> Any:
     still = frozen(model, wanted.side)
     if wanted.dtype == "fp16":
         still = Half(still).eval()
-    return program(still, wanted, most, type(model).__name__)
+    return program(still, wanted, type(model).__name__)
 
 
-def program(still: nn.Module, wanted: Wanted, most: int | None, name: str) -> Any:
+def program(still: nn.Module, wanted: Wanted, name: str) -> Any:
     """As ``exported``, of a model that is ready for it.
 
     Args:
         still: What is exported, as it is.
         wanted: What the file shall be like.
-        most: Most images at a time, where a runtime must know it.
         name: What to call the model in an error.
     """
     count = wanted.batch or 2  # never 1 where any number is wanted: it would be built in
     images_BCSS = torch.zeros(count, wanted.in_chans, wanted.side, wanted.side)
-    free = {} if wanted.batch else {0: torch.export.Dim("batch", min=1, max=most)}
+    free = {} if wanted.batch else {0: torch.export.Dim("batch", min=1)}
     try:
         with silent(), torch.no_grad():
             return torch.export.export(still, (images_BCSS,), dynamic_shapes=(free,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from pathlib import Path
 
@@ -28,11 +30,11 @@ class CoreMl(Exporter):
         """Write the package."""
         with silent():
             coreml = needed("coremltools", extra="coreml")[0]
-        size = (wanted.batch or 1, wanted.in_chans, wanted.side, wanted.side)
+        size = (wanted.batch, wanted.in_chans, wanted.side, wanted.side)
         half = wanted.dtype == "fp16"
-        made = exported(model, Wanted(wanted.side, wanted.in_chans, batch=size[0]))
+        made = exported(model, Wanted(wanted.side, wanted.in_chans, batch=wanted.batch))
         try:
-            with silent():
+            with silent(), contextlib.redirect_stderr(io.StringIO()):  # bars of progress
                 converted = coreml.convert(
                     made.run_decompositions({}),
                     inputs=[coreml.TensorType(name=INPUT, shape=size)],

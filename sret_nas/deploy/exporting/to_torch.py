@@ -50,7 +50,7 @@ class Torch(Exporter):
         try:
             with silent():
                 quantization.quantize_(still, quantization.Int8DynamicActivationInt8WeightConfig())
-            _save(program(still, wanted, None, type(model).__name__), path)
+            _save(program(still, wanted, type(model).__name__), path)
         except Exception as error:  # of a package that changes often
             return error
         return path
