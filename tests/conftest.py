@@ -152,15 +152,16 @@ def limited() -> Callable[[pytest.Item], AbstractContextManager[None]]:
     return within_limit
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Nothing that tests and their fixtures measure ends in the user's cache folder.
 
-
-@pytest.fixture(autouse=True)
-def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing a test measures ends in the user's cache folder."""
-    monkeypatch.setenv("SRET_NAS_CACHE", str(cache))
+    Nor do they wait for others there: a search shares its device by a lock in that folder.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SRET_NAS_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ HOUR_NS = 3_600_000_000_000
 
 
 @pytest.fixture(autouse=True)
-def memory(tmp_path: Path, own_cache: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SRET_NAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(digests, "SETTLED_NS", -HOUR_NS)  # what was made just now may be kept
     return tmp_path / "cache" / "digests.sqlite"
