@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +26,14 @@ from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.latency import modes, preparation
 from sret_nas.latency.building import built
 from sret_nas.latency.predictor import predictor_path
-from sret_nas.latency.runtimes import RUNTIMES, exporting, named, onnx_runtime, opened
+from sret_nas.latency.runtimes import (
+    RUNTIMES,
+    exporting,
+    exporting_ahead,
+    named,
+    onnx_runtime,
+    opened,
+)
 from sret_nas.latency.settings import Settings
 from sret_nas.model.onnx import write_onnx
 
@@ -356,11 +365,66 @@ def test_files_that_were_not_used_for_longest_go(
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "d"]
 
 
+def test_many_are_exported_at_once_in_processes_and_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SRET_NAS_CACHE", str(tmp_path))
+    monkeypatch.setattr(exporting_ahead, "cores", lambda: 2)
+    monkeypatch.setattr(exporting_ahead, "LOOK_S", 0.01)
+    started: list[list[str]] = []
+
+    class Process(subprocess.Popen[str]):
+        """One that exports in no time."""
+
+        def __init__(self, command: list[str], **options: Any) -> None:
+            started.append(command)
+            code = (
+                "import json, sys, pathlib; from sret_nas.arch import Architecture\n"
+                "for one in json.load(sys.stdin):\n"
+                f" name = Architecture.load(one).id + '-fp32-{exporting._makers()}.onnx'\n"
+                f" pathlib.Path({str(tmp_path / 'onnx')!r}, name).write_text('')\n"
+            )
+            super().__init__([sys.executable, "-c", code], **options)
+
+    (tmp_path / "onnx").mkdir()
+    monkeypatch.setattr(exporting_ahead.subprocess, "Popen", Process)
+    archs, told = [replace_classes(i) for i in range(2, 8)], list[str]()
+    exporting_ahead.export_ahead(archs[:3], "fp32", told.append)
+    assert not started
+    exporting_ahead.export_ahead([*archs, *archs], "fp32", told.append)
+    assert [command[1:] for command in started] == [["-m", exporting_ahead.__name__, "fp32"]] * 2
+    assert all(exporting.kept(arch, "fp32").is_file() for arch in archs)
+    assert told[0] == "exporting to ONNX, 2 at once: 0 of 6"
+    exporting_ahead.export_ahead(archs, "fp32", told.append)
+    assert len(started) == 2
+
+
+def test_a_process_exports_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+
+    def write(model: Any, path: Path, **options: Any) -> None:
+        if model.arch.num_classes == 2:
+            raise SretNasError("not this one")
+        written.append((model.arch, options["dtype"]))
+        path.write_text("")
+
+    monkeypatch.setattr(exporting, "write_onnx", write)
+    threads = torch.get_num_threads()
+    archs = [replace_classes(i) for i in (2, 31)]
+    try:
+        exporting_ahead.main("fp16", json.dumps([arch.to_dict() for arch in archs]))
+    finally:
+        torch.set_num_threads(threads)
+    assert written == [(archs[1], "fp16")]
+    exporting.kept(archs[1], "fp16").unlink()
+
+
 def test_files_of_other_versions_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = exporting._makers()
-    assert exporting._makers() == before
+    makers = exporting._makers.__wrapped__
+    before = makers()
+    assert makers() == before
     monkeypatch.setattr(onnx, "__version__", "0")
-    assert exporting._makers() != before
+    assert makers() != before
 
 
 def test_the_weights_of_an_architecture_are_always_the_same() -> None:
@@ -403,8 +467,6 @@ def test_calibrations_are_kept_by_runtime(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_calibration_of_before_there_were_runtimes_is_that_of_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import json
-
     monkeypatch.setenv("SRET_NAS_CACHE", str(tmp_path))
     found = some("torch")
     here = found.fingerprint

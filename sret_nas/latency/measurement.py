@@ -30,6 +30,7 @@ from sret_nas.latency.compiling import nothing_compiles
 from sret_nas.latency.default import TORCH
 from sret_nas.latency.modes import MODES as MODES
 from sret_nas.latency.preparation import Prepared, prepare, settings_of, verified
+from sret_nas.latency.runtimes import named
 from sret_nas.latency.runtimes.base import Exported, Source
 from sret_nas.latency.settings import Settings
 
@@ -189,6 +190,9 @@ def measure(
             results |= {(name, batch): error for batch in batches}
     if not settings:
         return results
+    for which in {how.runtime: how for how in settings.values()}.values():
+        theirs = [models[name] for name, how in settings.items() if how.runtime == which.runtime]
+        named(which.runtime).ahead(theirs, which, progress)
     prepared: dict[Key, Prepared] = {}
     number = next(iter(settings.values())).fingerprint.threads
     with _threads(number), torch.inference_mode(), exact_fp32():

@@ -8,7 +8,7 @@ Requires torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeAlias
@@ -134,6 +134,17 @@ class Runtime(ABC):
             ConfigError: not such a file.
         """
         raise UsageError(f"{path}: no file that {self.name} measures")
+
+    def ahead(  # noqa: B027 (most have nothing to do)
+        self, sources: Iterable[Source], settings: Settings, progress: Callable[[str], None]
+    ) -> None:
+        """Do for many models at once what would take long one by one.
+
+        Args:
+            sources: The models; ``ready`` is called for each of them afterwards.
+            settings: Device, dtype, mode and threads.
+            progress: Told what takes long.
+        """
 
     def one_piece(self, mode: str) -> str | None:
         """Why a model has no stages to be timed in that mode; ``None`` where it has."""

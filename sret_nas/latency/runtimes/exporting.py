@@ -9,6 +9,7 @@ Requires torch, onnx and onnxruntime (``pip install "sret_nas[onnx]"``).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -63,7 +64,7 @@ def exported(
                 _quantise(plain, path)
             yield path
         return
-    path = cache_folder() / "onnx" / f"{source.id}-{dtype}-{_makers()}.onnx"
+    path = kept(source, dtype)
     if path.is_file():
         os.utime(path)
         yield path
@@ -80,6 +81,11 @@ def exported(
         made.replace(path)
     _make_room(path)
     yield path
+
+
+def kept(arch: Architecture, dtype: str) -> Path:
+    """Where the file of an architecture is kept, whether or not it is there."""
+    return cache_folder() / "onnx" / f"{arch.id}-{dtype}-{_makers()}.onnx"
 
 
 def _write(model: nn.Module, path: Path, shape: tuple[int, ...], dtype: str) -> None:
@@ -101,6 +107,7 @@ def _quantise(plain: Path, path: Path) -> None:
         advice.setLevel(before)
 
 
+@functools.cache
 def _makers() -> str:
     """Eight hexadecimal digits of all code that decides what is in a file."""
     digest = hashlib.sha256()

@@ -10,7 +10,7 @@ Requires torch, and onnxruntime (``pip install "sret_nas[onnx]"``).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sret_nas.arch import Architecture
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.latency import modes
 from sret_nas.latency.building import images, input_shape, module, nbytes
 from sret_nas.latency.modes import TOLERANCE, Setting
 from sret_nas.latency.runtimes.base import Exported, Ready, Runtime, Source
 from sret_nas.latency.runtimes.exporting import exported
+from sret_nas.latency.runtimes.exporting_ahead import export_ahead
 from sret_nas.latency.runtimes.onnx_files import read_onnx
 from sret_nas.latency.settings import Settings
 
@@ -79,6 +81,13 @@ class OnnxRuntime(Runtime):
     def opened(self, path: Path) -> Exported:
         """An ONNX file."""
         return read_onnx(path, self.name)
+
+    def ahead(
+        self, sources: Iterable[Source], settings: Settings, progress: Callable[[str], None]
+    ) -> None:
+        """Architectures are exported, several at once."""
+        archs = [source for source in sources if isinstance(source, Architecture)]
+        export_ahead(archs, settings.dtype_name, progress)
 
     def ready(
         self,
