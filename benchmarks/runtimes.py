@@ -28,31 +28,33 @@ from sret_nas.latency.runtimes.exporting import exported
 from sret_nas.space import SearchSpace
 
 ORT = "onnxruntime"
-FILES = ("fp16", "int8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=["sret_t", "sret_s"])
-    parser.add_argument("--space", default="sret_tiny", help="name or YAML path")
-    parser.add_argument("--number", type=int, default=6, help="members of the space")
+    parser.add_argument("--spaces", nargs="*", default=["smoke", "sret_tiny"])
+    parser.add_argument("--number", type=int, default=4, help="members of each space")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dtypes", nargs="*", default=["int8"], choices=["fp16", "int8"])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=300.0, help="measuring")
     parser.add_argument("--out", type=Path, help="JSON; default benchmarks/results/")
     options = parser.parse_args()
     archs = {name: Architecture.load(name) for name in options.models}
-    drawn = SearchSpace.load(options.space).sample(options.number, seed=options.seed)
-    archs |= {f"{options.space}[{i}]": arch for i, arch in enumerate(drawn)}
+    for space in options.spaces:
+        drawn = SearchSpace.load(space).sample(options.number, seed=options.seed)
+        archs |= {f"{space}[{i}]": arch for i, arch in enumerate(drawn)}
     found = measured(archs, options)
     here = settings_of(None, "cpu", None, options.threads, "warm", ORT).fingerprint
     rows = [row(name, archs[name], found) for name in archs]
     document = {
         "device": here.to_dict(),
         "batch": options.batch,
-        "space": options.space,
+        "threads": options.threads,
+        "spaces": options.spaces,
         "seed": options.seed,
         "rows": rows,
         "orders": {way: order(rows, way) for way in found if way != "torch fp32"},
@@ -72,7 +74,7 @@ def measured(
             ways["torch fp32", name] = arch
             ways[f"{ORT} fp32", name] = arch
             model = module(arch)
-            for dtype in FILES:
+            for dtype in options.dtypes:
                 print(f"{name}: {dtype}", file=sys.stderr)
                 made = exported(arch, model, input_shape(model), dtype, lambda: None)
                 ways[f"{ORT} {dtype}", name] = opened(files.enter_context(made))
@@ -117,7 +119,7 @@ def row(name: str, arch: Architecture, found: dict[str, dict[str, Latency]]) -> 
 
 
 def order(rows: list[dict[str, Any]], way: str) -> float:
-    """Kendall's τ of a way with eager PyTorch over the members of the space."""
+    """Kendall's τ of a way with eager PyTorch over the members of the spaces."""
     members = [row["ways"] for row in rows if "[" in row["name"]]
     pairs = [(one["torch fp32"]["median_ms"], one[way]["median_ms"]) for one in members]
     return float(kendalltau(*zip(*pairs, strict=True)).statistic)
@@ -132,7 +134,7 @@ def show(document: dict[str, Any]) -> None:
                 f"  ×{one['faster_than_torch']:.2f}"
             )
     for way, tau in document["orders"].items():
-        print(f"{way}: Kendall τ {tau:.2f} with torch fp32 over {document['space']}")
+        print(f"{way}: Kendall τ {tau:.2f} with torch fp32 over {', '.join(document['spaces'])}")
 
 
 if __name__ == "__main__":
