@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -19,7 +20,18 @@ from sret_nas.metrics import Count
 
 PICTURE_LEVEL = ("scale", "auto_augment", "jitter", "erasing", "cutmix", "repeats")
 """What is done to whole images, one by one, by timm; the rest is done on the device."""
-POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
+_DEVIATION = {"mstd": (float, 0, 1000)}
+_MAGNITUDE = {"m": (int, 0, 10), **_DEVIATION}
+POLICIES: Mapping[str, Mapping[str, tuple[type, int, int]]] = {
+    "rand": {**_MAGNITUDE, "n": (int, 1, 16), "p": (float, 0, 1), "mmax": (int, 1, 10),
+             "inc": (int, 0, 1)},
+    "augmix": {**_MAGNITUDE, "w": (int, 1, 16), "d": (int, 1, 16), "a": (float, 0, 100),
+               "b": (int, 0, 1)},
+    **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), _DEVIATION),
+}  # fmt: skip
+"""Timm's policies: the sections of each, whether they are whole numbers, and their bounds."""
+CHOICES = ("tweights", "t3a", "t3aw")
+"""Sections of ``rand`` that name a set of operations."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -108,13 +120,8 @@ class FullRecipe(Recipe):
     temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
 
     def _problems(self) -> Iterator[Problem]:
-        kind = (self.auto_augment or POLICIES[0]).split("-")[0]
-        if kind not in POLICIES:
-            yield Problem(
-                ("auto_augment",),
-                f"given '{self.auto_augment}'; allowed: a policy of timm's: {', '.join(POLICIES)}, "
-                "as in rand-m9-mstd0.5-inc1",
-            )
+        if self.auto_augment is not None:
+            yield from _policy_problems(self.auto_augment)
         if self.scale and not 0 < self.scale[0] <= self.scale[1] <= 1:
             yield Problem(
                 ("scale",), f"given {list(self.scale)}; allowed: ascending, above 0 and up to 1"
@@ -151,6 +158,33 @@ class FullRecipe(Recipe):
         if isinstance(source, str) and source in presets():
             source = presets()[source]
         return files.find(cls, source, {}, hint, words=list(presets()))
+
+
+def _policy_problems(text: str) -> Iterator[Problem]:
+    """What is wrong with a policy: timm itself passes over some of it, and fails late over more."""
+    kind, *sections = text.split("-")
+    if kind not in POLICIES:
+        yield Problem(
+            ("auto_augment",),
+            f"given '{text}'; allowed: a policy of timm's: {', '.join(POLICIES)}, "
+            "as in rand-m9-mstd0.5-inc1",
+        )
+        return
+    allowed = POLICIES[kind]
+    for section in sections:
+        if kind == "rand" and section in CHOICES:
+            continue
+        found = re.fullmatch(r"([a-z]+)([0-9]+(?:\.[0-9]+)?)", section)
+        what, low, high = allowed.get(found[1] if found else "", (None, 0, 0))
+        fine = found and what and low <= float(found[2]) <= high
+        if not fine or (found and what is int and "." in found[2]):
+            bounds = ", ".join(f"{key} {a} to {b}" for key, (_, a, b) in allowed.items())
+            more = f", {', '.join(CHOICES)}" if kind == "rand" else ""
+            yield Problem(
+                ("auto_augment",),
+                f"given '{section}' in '{text}'; allowed with {kind}: {bounds}{more}",
+            )
+            return
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from sret_nas.data import DataSet, Views
 from sret_nas.recipe import FullRecipe
 from sret_nas.training.feeding import Feed, smoothed
+from sret_nas.training.policies import for_any_pillow
 from sret_nas.training.soft_labels import SoftLabels, StoredViews
 from sret_nas.training.teachers import blend
 
@@ -239,7 +240,7 @@ def transform(data: DataSet, recipe: FullRecipe) -> Any:
         data: Size, mean and deviation of the images, and whether they may be mirrored.
         recipe: ``scale``, ``flip``, ``auto_augment``, ``jitter`` and ``erasing``.
     """
-    return create_transform(
+    made = create_transform(
         (data.in_chans, data.image_size, data.image_size),
         is_training=True,
         scale=recipe.scale or (1.0, 1.0),
@@ -253,6 +254,7 @@ def transform(data: DataSet, recipe: FullRecipe) -> Any:
         re_prob=recipe.erasing,
         re_mode="pixel",
     )
+    return for_any_pillow(made)
 
 
 def plain(data: DataSet) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.data import create_transform
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -338,6 +339,17 @@ def test_the_recipes_that_come_along() -> None:
     ("changes", "message"),
     [
         ({"auto_augment": "rnd-m9"}, "auto_augment: given 'rnd-m9'; allowed: a policy of timm's"),
+        (
+            {"auto_augment": "rand-x9"},
+            "given 'x9' in 'rand-x9'; allowed with rand: m 0 to 10, mstd",
+        ),
+        ({"auto_augment": "rand-"}, "given '' in 'rand-'"),
+        ({"auto_augment": "rand-m9-mstd"}, "given 'mstd' in"),
+        ({"auto_augment": "rand-m99"}, "given 'm99' in"),
+        ({"auto_augment": "rand-n1.5"}, "given 'n1.5' in"),
+        ({"auto_augment": "rand-tnone"}, "given 'tnone' in .* tweights, t3a, t3aw"),
+        ({"auto_augment": "original-m9"}, "given 'm9' in .* allowed with original: mstd 0 to"),
+        ({"auto_augment": "augmix-w0"}, "given 'w0' in"),
         ({"scale": [0.5, 0.2]}, "scale: given .* ascending"),
         ({"pad": 2, "cutmix": 1.0}, "pad: given 2; allowed with cutmix: 0"),
         ({"accumulate": 32}, "accumulate: given 32; allowed: up to the batch"),
@@ -348,3 +360,14 @@ def test_the_recipes_that_come_along() -> None:
 def test_a_recipe_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         FullRecipe.load({**BASE, **changes})
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["rand", "rand-m10-n3-p0.5-mstd101-mmax10-inc1", "rand-m9-t3aw", "augmix-m5-w4-d2-a0.5-b1",
+     "original-mstd0.5", "originalr", "v0", "v0r-mstd1", "3a"],
+)  # fmt: skip
+def test_a_policy_of_timms_is_one_for_timm(policy: str) -> None:
+    recipe = FullRecipe.load({**BASE, "auto_augment": policy})
+    assert recipe.auto_augment is not None
+    create_transform(32, is_training=True, auto_augment=recipe.auto_augment)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
 from sret_nas.data import DataSet, Views, load_data
 from sret_nas.recipe import FullRecipe
-from sret_nas.training.pictures import PictureFeed, drawing_from
+from sret_nas.training.pictures import PictureFeed, drawing_from, transform
+from sret_nas.training.policies import posterise
 
 CPU = torch.device("cpu")
 BASE: dict[str, Any] = {"epochs": 1, "batch": 8, "scale": [0.5, 1.0]}
@@ -113,3 +116,24 @@ def test_processes_share_a_batch(data: DataSet) -> None:
 def test_pairs_are_blended_so_a_batch_is_even(data: DataSet) -> None:
     assert feed(data, {"batch": 7}).batch == 7
     assert feed(data, {"batch": 7, "mixup": 0.5}).batch == 6
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-inc1", "rand-m0", "v0", "augmix-m10-mstd0"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_no_policy_fails_where_it_posterises_to_nothing(
+    data: DataSet, policy: str, mode: str
+) -> None:
+    """Pillow 13 refuses what the published recipe asks for once in six hundred images."""
+    chans = {"L": 1, "RGB": 3}[mode]
+    some = replace(data, in_chans=chans, mean=data.mean[:1] * chans, std=data.std[:1] * chans)
+    made = transform(some, FullRecipe.load({**BASE, "auto_augment": policy}))
+    image = Image.new(mode, (16, 16), 255 if mode == "L" else (255, 9, 77))
+    with drawing_from(1):
+        for _ in range(300):
+            made(image)
+
+
+def test_a_posterised_image_keeps_its_highest_bits() -> None:
+    image = Image.new("L", (1, 1), 0b1011_0111)
+    found = {bits: posterise(image, bits).getpixel((0, 0)) for bits in (-1, 0, 1, 3, 8)}
+    assert found == {-1: 0, 0: 0, 1: 0b1000_0000, 3: 0b1010_0000, 8: 0b1011_0111}
