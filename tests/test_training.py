@@ -386,7 +386,7 @@ def test_a_loss_that_is_none_is_told_with_what_helps(
 ) -> None:
     with pytest.raises(error) as caught:
         failures.checked(loss, 3, 10)
-    assert (str(caught.value), caught.value.hint) == (message, "a lower lr in the proxy")
+    assert (str(caught.value), caught.value.hint) == (message, "a lower lr")
 
 
 def test_a_loss_up_to_three_times_that_of_guessing_is_one() -> None:

@@ -62,8 +62,11 @@ def folder(root: Path, tell: Tell = lambda _: None) -> Source:
     if held_out["val"]:
         val, more = _items(held_out["val"], classes, 0, tell)
         notes += more
-    test = functools.partial(_test, held_out["test"], classes) if held_out["test"] else None
-    if test is None:
+    test = None
+    if held_out["test"]:
+        _refuse_test(held_out["test"], classes)
+        test = functools.partial(_test, held_out["test"], classes)
+    else:
         notes.append(NO_TEST.format(shown(root)))
     names = tuple(map(shown, classes))
     return Source(shown(root), names, items, val, test, notes=tuple(notes))
@@ -71,6 +74,32 @@ def folder(root: Path, tell: Tell = lambda _: None) -> Source:
 
 def _test(top: Path, classes: Sequence[str]) -> FileItems:
     return _items(top, classes)[0]
+
+
+def _refuse_test(top: Path, classes: Sequence[str]) -> None:
+    """Refuse test images that could not be used, before days are spent; none is opened."""
+    inside = _folders(top)
+    _refuse_others(top, inside, classes)
+    walk = _Walk(suffixes())
+    try:
+        if any(walk.images(str(place)) for place in inside):
+            return
+    except OSError as error:
+        raise DataError(f"{shown(top)}: cannot be read: {error.strerror}") from error
+    raise DataError(
+        f"{shown(top)}: no images; allowed: images by class, or no such folder",
+        "remove the folder where there are no test images",
+    )
+
+
+def _refuse_others(top: Path, inside: Sequence[Path], classes: Sequence[str]) -> None:
+    known = set(classes)
+    unknown = [path.name for path in inside if path.name not in known]
+    if unknown:
+        raise DataError(
+            f"{shown(top)}: class folder '{shown(unknown[0])}' is not among the training classes "
+            f"({', '.join(map(shown, classes[:8]))}{', …' if len(classes) > 8 else ''})"
+        )
 
 
 def _first(parts: dict[str, Path], names: Sequence[str]) -> Path | None:
@@ -161,13 +190,7 @@ def _items(
     top: Path, classes: Sequence[str], least: int = 0, tell: Tell = lambda _: None
 ) -> tuple[FileItems, list[str]]:
     """The images under ``top``, and what to say of the other files between them."""
-    known = set(classes)
-    unknown = [path.name for path in _folders(top) if path.name not in known]
-    if unknown:
-        raise DataError(
-            f"{shown(top)}: class folder '{shown(unknown[0])}' is not among the training classes "
-            f"({', '.join(map(shown, classes[:8]))}{', …' if len(classes) > 8 else ''})"
-        )
+    _refuse_others(top, _folders(top), classes)
     walk = _Walk(suffixes())
     names: list[str] = []
     labels: list[int] = []

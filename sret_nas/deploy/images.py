@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 from timm.data import resolve_data_config
@@ -13,6 +12,9 @@ from sret_nas.errors import ConfigError
 KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 CROPS = ("center", "squash", "border")
+LEAST_STD, LARGEST = 1e-6, 1e30
+LEAST_CROP = 0.05
+"""Below it an image would be enlarged to hundreds of times what is looked at."""
 
 
 def preprocessing_of(
@@ -49,13 +51,13 @@ def preprocessing_of(
         if len(values) != chans:
             raise ConfigError(f"{key}: given {len(values)} numbers; allowed: {chans} or 1")
         images[key] = tuple(map(float, values))
-    if min(images["std"]) <= 0:
-        raise ConfigError(f"std: given {images['std']}; allowed: more than 0")
+    if min(images["std"]) < LEAST_STD:
+        raise ConfigError(f"std: given {images['std']}; allowed: more than 0 ({LEAST_STD})")
     for key, allowed in (("interpolation", INTERPOLATIONS), ("crop_mode", CROPS)):
         if images[key] not in allowed:
             raise ConfigError(f"{key}: given {images[key]!r}; allowed: {', '.join(allowed)}")
-    if not _is_number(images["crop_pct"]) or not 0 < images["crop_pct"] <= 1:
-        raise ConfigError(f"crop_pct: given {images['crop_pct']!r}; allowed: above 0, up to 1")
+    if not _is_number(images["crop_pct"]) or not LEAST_CROP <= images["crop_pct"] <= 1:
+        raise ConfigError(f"crop_pct: given {images['crop_pct']!r}; allowed: {LEAST_CROP} up to 1")
     open_ = [key for key in ("mean", "std") if key not in changed]
     notes = []
     if not known and open_:
@@ -67,4 +69,6 @@ def preprocessing_of(
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < LARGEST  # also of whole numbers that no float holds

@@ -23,7 +23,7 @@ from sret_nas.arch import Architecture
 from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.model import create_model, load
 from sret_nas.model.checkpoint import load_into, read
-from sret_nas.model.folder import BROKEN
+from sret_nas.model.folder import BROKEN, class_names
 from sret_nas.model.timm_models import default_cfgs
 from sret_nas.model.wrapping import FIRST, unwrap
 
@@ -58,13 +58,10 @@ def from_folder(path: Path) -> tuple[nn.Module, Names]:
         except (*BROKEN, pickle.UnpicklingError, safetensors.SafetensorError) as error:
             raise ConfigError(f"{path}: cannot be loaded: {_line(error)}") from error
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    names, described = cfg.get("label_names"), cfg.get("label_descriptions")
-    if isinstance(names, Mapping):  # timm's form for gaps; without one it is a list
-        numbers = {str(key): name for key, name in names.items()}
-        names = [numbers[str(at)] for at in range(len(numbers)) if str(at) in numbers]
+    names, described = class_names(model, str(path)), cfg.get("label_descriptions")
     if isinstance(described, Mapping) and names:
         described = [str(described.get(name, name)) for name in names]
-    return model, (names, described)
+    return model, (names, list(map(str, described)) if isinstance(described, list) else None)
 
 
 def from_checkpoint(path: Path, arch: Any) -> tuple[nn.Module, Names]:
@@ -133,7 +130,7 @@ def _imagenet(model: nn.Module) -> Names:
     """The classes of a model that was trained on ImageNet, or on one of its larger forms."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
     if cfg.get("label_names"):
-        return cfg["label_names"], None
+        return class_names(model, str(cfg.get("hf_hub_id") or "the model")), None
     subset = infer_imagenet_subset(model)
     if subset is None:
         return None, None

@@ -115,6 +115,7 @@ def subject_of(source: str) -> Subject:
         return Subject(source, Architecture.load(source))
     except ArchitectureError:
         if timm.is_model(source.split(".")[0]):
+            _refuse_tag(source)
             return Subject(source, None)
         if "#" in source or Path(source).exists():
             raise
@@ -124,6 +125,18 @@ def subject_of(source: str) -> Subject:
             + (f"; did you mean '{guess}'?" if guess else ""),
             "a preset (sret_t), a file, RUN#N, a run's folder, or timm's name",
         ) from None
+
+
+def _refuse_tag(source: str) -> None:
+    """A tag behind timm's name must be one of its weights: they say the size of its images."""
+    name = source.split(".")[0]
+    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{name}.*")]
+    if "." in source and source.partition(".")[2] not in tags:
+        raise UsageError(
+            f"timm model '{name}': no weights '{source.partition('.')[2]}'; allowed: "
+            f"{', '.join(tags[:8]) or 'none'}{', …' if len(tags) > 8 else ''}",
+            f"'{name}' alone is trained all the same",
+        )
 
 
 def best(run: str, count: int) -> list[Member]:

@@ -24,21 +24,23 @@ from sret_nas.deploy.evaluation import evaluate
 from sret_nas.deploy.events import with_events
 from sret_nas.deploy.full_training import Progress, Watch
 from sret_nas.deploy.job import JOB, Job
-from sret_nas.deploy.metrics_file import METRICS, Timed
+from sret_nas.deploy.metrics_file import METRICS, Metrics, Timed
 from sret_nas.deploy.opening import open_model
 from sret_nas.deploy.product import save_model
 from sret_nas.deploy.subject import Subject, subject_of
 from sret_nas.device import choose, cores
-from sret_nas.errors import UsageError
+from sret_nas.errors import ConfigError, UsageError
 from sret_nas.latency import Latency, measure
 from sret_nas.model import SReT
 from sret_nas.model.starting import initialise
 from sret_nas.recipe import FullRecipe
+from sret_nas.training.failures import is_out_of_memory
 from sret_nas.training.feeding import DeviceFeed, Feed
 from sret_nas.training.full import FullTrainer
 from sret_nas.training.labelling import soft_labels as soft_labels_of
 from sret_nas.training.pictures import PictureFeed
 from sret_nas.training.processes import Processes
+from sret_nas.training.randomness import Random
 from sret_nas.training.soft_labels import LabelRecipe, SoftLabels
 from sret_nas.training.teachers import Teacher
 
@@ -133,6 +135,7 @@ class Training:
         self.data: DataSet = load_data(data, image_size=side, tell=self.watch.detail)
         arch = self.subject.sized(side, self.data.num_classes, self.data.in_chans)
         self.workers = workers if workers is not None else _workers(self.place)
+        self._refuse_size()
         self.teacher = self._taught(teachers) if teachers else None
         self.job = Job(
             network=self.subject.source,
@@ -204,6 +207,28 @@ class Training:
             self.processes.wait()
         return self._trained()
 
+    def _refuse_size(self) -> None:
+        """One step's images through a model of timm's: what it takes is seen best by asking it.
+
+        Raises:
+            UsageError: it takes no images of this size.
+        """
+        if self.subject.arch is not None:
+            return
+        data, recipe = self.data, self.recipe
+        what = f"timm model '{self.subject.source}' at {data.image_size} px"
+        images = max(1, min(2, min(recipe.batch, len(data.train)) // recipe.accumulate))
+        x_BCSS = torch.rand(images, data.in_chans, data.image_size, data.image_size)
+        with Random(0, torch.device("cpu")), torch.no_grad():
+            model = self._blank()
+            try:
+                model.train()(x_BCSS)
+            except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+                if is_out_of_memory(error):
+                    return
+                text = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UsageError(f"{what}: {text}", "another --image-size") from error
+
     def _train(self) -> Progress:
         trainer = self._trainer()
         if not self.processes.first:
@@ -212,11 +237,15 @@ class Training:
             return full_training.run(trainer, self.folder, watch, processes=self.processes)
 
     def _trained(self) -> Trained:
-        job = Job.load(self.folder)
+        job, path = Job.load(self.folder), self.folder / METRICS
         assert job is not None
-        return Trained(
-            self.folder, job, json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
-        )
+        found = Metrics.load(self.folder)
+        if found is None or found.validation is None or found.cost is None:
+            raise ConfigError(
+                f"{path}: does not say what the model is worth and costs",
+                "remove it: the same train command writes it anew",
+            )
+        return Trained(self.folder, job, json.loads(path.read_text(encoding="utf-8")))
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -224,6 +253,7 @@ class Training:
         if not self.processes.first:
             yield
             return
+        made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder / LOCK)
         try:
@@ -236,9 +266,24 @@ class Training:
             if Job.load(self.folder) is None:
                 self.job.save(self.folder)
             yield
+        except BaseException:
+            self._forget()
+            raise
         finally:
+            with contextlib.suppress(OSError):  # where an open file cannot go
+                (self.folder / LOCK).unlink(missing_ok=True)
             lock.release()
-            (self.folder / LOCK).unlink(missing_ok=True)
+            if made:
+                with contextlib.suppress(OSError):  # it holds something
+                    self.folder.rmdir()
+
+    def _forget(self) -> None:
+        """Of a training that failed before its first state, nothing is there to go on from."""
+        states = self.folder / full_training.CHECKPOINTS
+        if not any(states.glob("*.pt")) and not (self.folder / METRICS).exists():
+            with contextlib.suppress(OSError):
+                states.rmdir()
+            (self.folder / JOB).unlink(missing_ok=True)
 
     def _trainer(self) -> FullTrainer:
         data, recipe, seed = self.data, self.recipe, self.job.seed

@@ -110,6 +110,29 @@ def load(path: str | Path, **options: Any) -> SReT:
     return model
 
 
+def class_names(model: nn.Module, where: str) -> list[str] | None:
+    """Names of a model's classes in the order of its logits, where it says them.
+
+    Args:
+        model: As timm or ``load`` makes it.
+        where: What it is called, for the message.
+
+    Raises:
+        ConfigError: what it says are no names.
+    """
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if names is None:
+        return None
+    if isinstance(names, Mapping):  # timm's form for gaps; without one it is a list
+        numbers = {str(key): name for key, name in names.items()}
+        names = [numbers[str(at)] for at in range(len(numbers)) if str(at) in numbers]
+    if not isinstance(names, list | tuple) or not all(isinstance(one, str | int) for one in names):
+        raise ConfigError(
+            f"{where}: label_names: given {str(names)[:80]}; allowed: a list of names"
+        )
+    return list(map(str, names))
+
+
 def save_checkpoint(model: SReT, path: str | Path) -> None:
     """Write a model as safetensors, its architecture in the header.
 

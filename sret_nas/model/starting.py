@@ -14,7 +14,7 @@ from sret_nas import zoo
 from sret_nas.arch import Architecture
 from sret_nas.errors import ConfigError, UsageError
 from sret_nas.model.checkpoint import load_into, read
-from sret_nas.model.folder import load
+from sret_nas.model.folder import class_names, load
 from sret_nas.model.growing import NOISE, Grown, grow_into
 from sret_nas.model.sret import SReT
 from sret_nas.model.timm_models import create_model
@@ -76,8 +76,8 @@ def start_from(
             "timm's own models load weights by timm.create_model(…, pretrained=True)",
         )
     relative = open_relative(source, model.arch, use_ema=use_ema)
-    theirs = getattr(relative, "pretrained_cfg", {}).get("label_names")
-    same = classes is None or theirs is None or list(theirs) == list(classes)
+    theirs = class_names(relative, str(source))
+    same = classes is None or theirs is None or theirs == list(classes)
     return grow_into(relative, model, keep_head=same, noise=noise, generator=generator)
 
 

@@ -45,14 +45,12 @@ def checked(loss: float, epoch: int, num_classes: int) -> float:
         DivergedError: it is far above that of guessing.
     """
     if not math.isfinite(loss):
-        raise NotFiniteError(
-            f"epoch {epoch}: the training loss is {loss}", "a lower lr in the proxy"
-        )
+        raise NotFiniteError(f"epoch {epoch}: the training loss is {loss}", "a lower lr")
     if loss > DIVERGED * math.log(num_classes):
         raise DivergedError(
             f"epoch {epoch}: the training loss is {loss:.3g}, that of guessing "
             f"{math.log(num_classes):.3g}",
-            "a lower lr in the proxy",
+            "a lower lr",
         )
     return loss
 
@@ -83,5 +81,5 @@ def needing_room(what: str, device: torch.device) -> Iterator[None]:
             raise
         raise OutOfMemoryError(
             f"{what}: out of memory on {device}",
-            "a smaller image size or width in the proxy, or fewer workers",
+            "a smaller image size or width, or fewer workers",
         ) from error

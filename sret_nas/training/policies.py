@@ -24,7 +24,7 @@ def posterise(image: Image.Image, bits: int, **options: Any) -> Image.Image:
     """
     if bits < 1:
         return Image.new(image.mode, image.size)
-    return posterize(image, bits, **options)  # type: ignore[no-any-return, no-untyped-call]
+    return posterize(image, bits, **options)  # type: ignore[no-any-return]
 
 
 def for_any_pillow(transform: Any) -> Any:

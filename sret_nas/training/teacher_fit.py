@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 from timm.models import is_model
 from torch import nn
@@ -50,9 +49,9 @@ def refuse_classes(name: str, known: int, fit: Fit) -> None:
         )
 
 
-def refuse_names(name: str, known: Sequence[str] | Mapping[Any, str] | None, fit: Fit) -> None:
+def refuse_names(name: str, known: Sequence[str] | None, fit: Fit) -> None:
     """Classes are compared by their names where both sides know them: order matters."""
-    names = tuple(known.values() if isinstance(known, Mapping) else known or ())
+    names = tuple(known or ())
     if not names or not fit.classes or names == fit.classes:
         return
     other = "other classes" if set(names) != set(fit.classes) else "the classes in another order"

@@ -25,7 +25,7 @@ from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.files import nearest
 from sret_nas.model import SReT
 from sret_nas.model.checkpoint import read
-from sret_nas.model.folder import BROKEN, load, load_checkpoint
+from sret_nas.model.folder import BROKEN, class_names, load, load_checkpoint
 from sret_nas.model.sret import GENERAL
 from sret_nas.model.wrapping import unwrap
 from sret_nas.training.teacher_fit import (
@@ -88,10 +88,9 @@ def open_member(name: str, fit: Fit) -> Member:
     else:
         _refuse_other_forms(name)
         module, made_for = _built(name, name, fit, {})
-    config: Mapping[str, Any] = getattr(module, "pretrained_cfg", {})
     found = resolve_model_data_config(module)
     refuse_classes(name, int(getattr(module, "num_classes", -1)), fit)
-    refuse_names(name, config.get("label_names"), fit)
+    refuse_names(name, class_names(module, f"teacher {name}"), fit)
     chans = int(getattr(module, "in_chans", found["input_size"][0]))
     if chans != fit.in_chans and (fit.in_chans, chans) != (1, 3):
         raise UsageError(

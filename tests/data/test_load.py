@@ -129,6 +129,20 @@ def test_folder_with_its_own_splits(photos: Path):
     (photos / "test" / "red").rename(photos / "test" / "purple")
     with pytest.raises(DataError, match="'purple' is not among the training classes"):
         data.test()
+    with pytest.raises(DataError, match="'purple' is not among the training classes"):
+        load_data(photos, image_size=8)  # not after days of training
+
+
+def test_a_test_folder_without_images_is_refused_beforehand(photos: Path):
+    for name in COLOURS:
+        (photos / "train").mkdir(exist_ok=True)
+        (photos / name).rename(photos / "train" / name)
+        (photos / "test" / name).mkdir(parents=True)
+    (photos / "test" / "red" / "notes.txt").write_text("none yet")
+    with pytest.raises(DataError, match="test: no images; allowed: images by class, or no such"):
+        load_data(photos, image_size=8)
+    paint(photos / "test" / "red" / "inside" / "t.png", COLOURS["red"])
+    assert len(load_data(photos, image_size=8).test()) == 1
 
 
 def test_corrupt_images_are_skipped_and_counted(photos: Path):

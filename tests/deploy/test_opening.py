@@ -20,6 +20,8 @@ from sret_nas.data.embedded import CLASSES
 from sret_nas.deploy.opening import Opened, Prepared, eval_views, open_model
 from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.model import SReT, create_model, load_checkpoint, save_checkpoint
+from sret_nas.training.teacher_fit import Fit
+from sret_nas.training.teacher_models import open_member
 
 from .conftest import IMAGES, SMALL
 
@@ -197,6 +199,25 @@ def test_without_a_head_there_is_nothing_to_ask(tmp_path: Path) -> None:
         open_model(tmp_path)
 
 
+@pytest.mark.parametrize("names", [5, "abc", [None, [1], {}], [["a"]], {"0": {}}])
+def test_classes_without_names_are_refused(folder: Path, tmp_path: Path, names: Any) -> None:
+    shutil.copytree(folder, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"label_names": names}))
+    with pytest.raises(ConfigError, match=r"m: label_names: given .*; allowed: a list of names"):
+        open_model(tmp_path / "m")
+    with pytest.raises(ConfigError, match=r"label_names: given .*; allowed: a list of names"):
+        open_member(str(tmp_path / "m"), Fit(10, 28, 1))
+
+
+def test_numbers_serve_as_names_of_classes(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    changed = config | {"label_names": list(range(10, 20))}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(changed))
+    assert open_model(tmp_path / "m").classes == tuple(map(str, range(10, 20)))
+
+
 # --- preprocessing ----------------------------------------------------------------------------
 
 
@@ -215,6 +236,9 @@ def test_preprocessing_can_be_changed(folder: Path) -> None:
         ({"std": ("x",)}, "one number a channel"),
         ({"interpolation": "cubic"}, "bilinear"),
         ({"crop_pct": 1.5}, "up to 1"),
+        ({"crop_pct": 1e-9}, "0.05 up to 1"),
+        ({"std": (1e-300,)}, "more than 0"),
+        ({"mean": (10**400,)}, "one number a channel"),
         ({"crop_pct": True}, "up to 1"),
         ({"crop_mode": "left"}, "center"),
         ({"side": 3}, "unknown key 'side'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from sret_nas.deploy import full_training
 from sret_nas.deploy.full_training import Moment, Watch
 from sret_nas.deploy.subject import subject_of
 from sret_nas.deploy.train import Training
-from sret_nas.errors import ConfigError, UsageError
+from sret_nas.errors import ConfigError, TrainingError, UsageError
 
 ARCH: dict[str, Any] = {
     "schema": 1, "image_size": 16, "in_chans": 1, "num_classes": 10, "stem_stride": 4,
@@ -311,6 +312,57 @@ def test_what_is_nothing_is_refused(name: str, message: str) -> None:
 def test_stored_labels_want_a_teacher(place: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--soft-labels: whose"):
         training(place, tmp_path / "model", soft_labels=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "message"),
+    [
+        ("test_vit", 30, r"timm model 'test_vit' at 30 px: .*divisible by"),
+        ("test_convnext", 4, r"timm model 'test_convnext' at 4 px: .*Kernel size"),
+        ("test_vit.nowhere", 32, "no weights 'nowhere'; allowed: r160_in1k"),
+        ("test_vit.", 32, "no weights ''; allowed: r160_in1k"),
+    ],
+)
+def test_a_model_of_timms_that_cannot_be_made_is_refused_beforehand(
+    place: Path, tmp_path: Path, name: str, side: int, message: str
+) -> None:
+    options: dict[str, Any] = {"data": str(place / "images"), "device": "cpu"}
+    with pytest.raises(UsageError, match=message):
+        Training(name, out=tmp_path / "m", changes={"image_size": side}, **options)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"changes": {"lr": 1.0, "epochs": 1}, "recipe": RECIPE | {"clip": 1e6}}, TrainingError),
+        ({"init": "nowhere"}, ConfigError),
+    ],
+)
+def test_of_what_fails_before_its_first_state_nothing_is_left(
+    place: Path, tmp_path: Path, options: dict[str, Any], kind: type[Exception]
+) -> None:
+    """The same folder then takes the same training with another learning rate."""
+    with pytest.raises(kind):
+        training(place, tmp_path / "made", **options).run()
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(kind):
+        training(place, tmp_path / "mine", **options).run()
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 1, "validation": null}'])
+def test_broken_metrics_of_a_trained_model_are_named(
+    place: Path, tmp_path: Path, whole: Any, content: str
+) -> None:
+    out = tmp_path / "model"
+    shutil.copytree(whole.folder, out)
+    (out / "metrics.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"metrics\.json: "):
+        training(place, out).run()
+    (out / "metrics.json").unlink()
+    assert training(place, out).run().metrics["validation"] == whole.metrics["validation"]
 
 
 # -- learning from others --------------------------------------------------------------------------
