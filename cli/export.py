@@ -52,7 +52,13 @@ def export(
     ] = None,
     size: Annotated[
         list[int] | None,
-        typer.Option("--size", help="Side of the images in px; a file each.", show_default=False),
+        typer.Option(
+            "--size",
+            min=4,
+            max=4096,
+            help="Side of the images in px; a file each.",
+            show_default=False,
+        ),
     ] = None,
     batch: Annotated[
         int | None,

@@ -12,6 +12,7 @@ from sret_nas.errors import SretNasError
 from sret_nas.units import format_count
 
 from .output import Column, Format, FormatOption, JsonOption, emit, note, status
+from .where import ThreadsOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,9 +81,9 @@ def train(
         int | None, typer.Option(min=4, help="Side in px; default: the recipe's.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU.")] = None,
+    threads: ThreadsOption = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode images.")
+        int | None, typer.Option(min=0, max=1024, help="Processes that decode images.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Model folder; default models/NAME.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="One CPU thread, one seed: one result.")] = 0,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sret_nas import files
 from sret_nas.errors import ConfigError
@@ -78,7 +78,7 @@ class Job(BaseModel):
         try:
             return cls.model_validate(content)
         except (ValueError, ConfigError) as error:
-            text = str(error).splitlines()[0]
+            text = _first(error)
             raise ConfigError(f"{path}: not a training's file: {text}") from error
 
     def refuse_other(self, earlier: Job, folder: Path) -> None:
@@ -99,3 +99,11 @@ class Job(BaseModel):
         asked = self.model_dump(mode="json", exclude=set(RESOLVED))
         asked["data"] = {key: asked["data"].get(key) for key in ("name", "fingerprint")}
         return asked
+
+
+def _first(error: Exception) -> str:
+    """The first thing that is wrong, in a line."""
+    if isinstance(error, ValidationError):
+        one = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg']}"
+    return str(error).splitlines()[0]

@@ -114,7 +114,11 @@ def from_timm(name: str) -> tuple[nn.Module, Names]:
     except SretNasError:
         raise
     except Exception as error:  # of the hub, of the network, of timm
-        if "No pretrained weights exist" in str(error) or isinstance(error, ValueError):
+        text = str(error)
+        if "Invalid pretrained tag" in text:
+            tags = ", ".join(timm.list_pretrained(f"{plain}.*")[:8])
+            raise UsageError(f"{name}: no such weights; allowed: {tags or 'none'}") from error
+        if "No pretrained weights exist" in text or isinstance(error, ValueError):
             raise UsageError(
                 f"{name}: {_line(error).split('. Use ')[0]}",
                 f"give a model folder, or a checkpoint with --arch {plain}",

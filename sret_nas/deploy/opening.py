@@ -201,6 +201,13 @@ def _module(
     )
 
 
+def _its_own(design: object) -> Architecture:
+    """The architecture that a file says; a path in it is not followed."""
+    if not isinstance(design, dict):
+        raise ConfigError(f"architecture: given a {type(design).__name__}; allowed: a mapping")
+    return Architecture.load(design)
+
+
 def _onnx(
     path: Path, device: str, dtype: str, threads: int | None, changed: Mapping[str, Any] | None
 ) -> Opened:
@@ -216,7 +223,7 @@ def _onnx(
         images, notes = preprocessing_of({**said, "input_size": size}, changed, "mean" in said)
         arch = None
         if "architecture" in said:
-            arch = Architecture.load(said["architecture"])
+            arch = _its_own(said["architecture"])
         classes = said.get("classes")
         if classes is not None and not (
             isinstance(classes, list) and len(classes) == file.num_classes

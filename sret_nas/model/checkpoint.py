@@ -79,7 +79,11 @@ def _reason(path: Path, error: Exception) -> str:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception:
         names = []
-    return f"it needs {some(names)}" if names else _first_line(error)
+    if names:
+        return f"it needs {some(names)}"
+    # Pickle's errors over other content are a number or nothing, and torch's advice on them is
+    # to load it with its code.
+    return _first_line(error) if type(error) is RuntimeError else "it is none, or broken"
 
 
 def _first_line(error: Exception) -> str:

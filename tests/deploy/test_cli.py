@@ -147,6 +147,7 @@ def test_a_broken_image_is_a_line_after_the_others(folder: Path, cli: Cli, tmp_p
     ("arguments", "said"),
     [
         (["nowhere"], "no such file, folder or timm model"),
+        (["test_vit.nowhere"], "no such weights; allowed: test_vit.r160_in1k"),
         (["{folder}", "a.png"], "given 1 IMAGE without --predict"),
         (["{folder}", "--predict"], "given 0 IMAGEs with --predict"),
         (["{folder}", "--predict", "a.png", "--csv", "x.csv"], "--csv: allowed with --data"),

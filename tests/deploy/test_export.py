@@ -375,7 +375,9 @@ def test_the_extra_of_a_missing_package_is_named(
         (["--to", "torch", "--opset", "20"], "--opset with --to torch"),
         (["--opset", "5", "--images", "5"], "opset: given 5; allowed: 18 to 23"),
         (["--data", "nowhere"], "'nowhere' is neither a folder nor"),
-        (["--size", "1", "--images", "5"], "an image of 1 px"),
+        (["--size", "0"], "'--size': Input should be greater than or equal to 4"),
+        (["--size", "-16"], "'--size': Input should be greater than or equal to 4"),
+        (["--size", "1000000"], "'--size': Input should be less than or equal to 4096"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(

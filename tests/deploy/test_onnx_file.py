@@ -115,6 +115,7 @@ def test_probabilities_become_logits(tmp_path: Path) -> None:
         ({"about": ABOUT | {"mean": "[1]x"}}, "says of itself: mean"),
         ({"about": ABOUT | {"classes": '["a"]'}}, "a list of 4 names"),
         ({"about": ABOUT | {"architecture": "{}"}}, "says of itself"),
+        ({"about": ABOUT | {"architecture": '"/etc/hostname"'}}, "given a str; allowed: a mapping"),
         ({"about": ABOUT | {"crop_pct": '"x"'}}, "crop_pct"),
     ],
 )

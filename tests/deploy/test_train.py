@@ -18,6 +18,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
+from sret_nas.cli.main import run
 
 import sret_nas
 from sret_nas.data import load_data
@@ -363,6 +364,33 @@ def test_broken_metrics_of_a_trained_model_are_named(
         training(place, out).run()
     (out / "metrics.json").unlink()
     assert training(place, out).run().metrics["validation"] == whole.metrics["validation"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "all of it: Input should be a valid dictionary"),
+        ("network: {a: 1}\nseed: x\n", "network: Input should be a valid string"),
+        ("recipe: {epochs: x}\n", "epochs: given 'x'; allowed: a whole number"),
+    ],
+)
+def test_a_broken_file_of_a_training_is_named(
+    place: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "training.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=rf"training\.yaml: not a training's file: {message}"):
+        training(place, tmp_path)
+    assert (tmp_path / "training.yaml").read_text() == content
+
+
+@pytest.mark.parametrize(
+    "options", [["--threads", "1000000000"], ["--workers", "100000"], ["--workers", "-1"]]
+)
+def test_no_machine_has_so_many(options: list[str], tmp_path: Path) -> None:
+    """More threads than memory end the process without a word."""
+    out = tmp_path / "m"
+    assert run(["train", "sret_t", "--out", str(out), *options]) == 2
+    assert not out.exists()
 
 
 # -- learning from others --------------------------------------------------------------------------

@@ -132,7 +132,9 @@ BROKEN = {
     "empty": ("neither a model folder", "sret_nas.save"),
     "other.pth": ("neither the model's nor a published one: no weights of an SReT", "save_check"),
     "shapes.pth": ("neither the model's nor a published one: the checkpoint does not", "store"),
-    "text.pth": ("not a checkpoint that loads without running code", "state_dict"),
+    "text.pth": ("checkpoint that loads without running code: it is none, or", "state_dict"),
+    "arch.pth": ("checkpoint that loads without running code: it is none, or", "state_dict"),
+    "nil.pth": ("checkpoint that loads without running code: it is none, or", "state_dict"),
 }
 
 
@@ -145,6 +147,8 @@ def test_what_cannot_be_started_from_is_refused_with_the_next_step(
         path.mkdir()
     elif name in ("model.onnx", "text.pth"):
         path.write_bytes(b"hello")
+    elif name in ("arch.pth", "nil.pth"):
+        path.write_bytes(b'{"schema": 1}' if name == "arch.pth" else b"")
     elif name == "other.pth":
         torch.save(torch.nn.Linear(2, 2).state_dict(), path)
     elif name == "shapes.pth":
