@@ -37,7 +37,7 @@ COLUMNS = [
     Column("top1_low", "from (95%)", _share, rank=1),
     Column("top1_high", "to (95%)", _share, rank=1),
     Column("top5", "test top-5", _share, rank=4),
-    Column("calibration_error", "calibration error", lambda value: f"{value:.3f}", rank=5),
+    Column("calibration_error", "calibration error", _share, rank=5),
     Column("seconds", "seconds", lambda value: f"{value:,.0f}", rank=6),
 ]
 
@@ -147,6 +147,7 @@ def _trained(arch: Any, asked: dict[str, Any], tell: Callable[[str], None]) -> T
     except KeyboardInterrupt:
         with contextlib.suppress(OSError, SretNasError):  # what was asked for is to stop
             _page(training, tell)
+        tell("interrupted: what was trained is kept; the same command goes on")
         raise
     _page(training, tell)
     return found
@@ -253,5 +254,6 @@ def found_document(found: Trained) -> dict[str, Any]:
 
 
 def _next_steps(found: Trained) -> None:
-    note(f"next: sret-nas evaluate {found.folder} --data {found.job.data['name']}")
-    note(f"      sret-nas export {found.folder} --to onnx --int8")
+    data = found.job.data["name"]
+    note(f"next: sret-nas evaluate {found.folder} --data {data}")
+    note(f"      sret-nas export {found.folder} --to onnx --int8 --data {data}")

@@ -141,7 +141,10 @@ def matched(opened: Opened, classes: Sequence[str]) -> Tensor | None:
     Raises:
         UsageError: other classes, with the next step.
     """
-    train = f"sret-nas train … --init {opened.name} --data … trains a head for these data"
+    train = (
+        "--data names the images to evaluate on; for a head of these classes: "
+        f"sret-nas train … --init {opened.name} --data …"
+    )
     if len(classes) != opened.num_classes:
         raise UsageError(
             f"{opened.name} knows {opened.num_classes:,} classes, the data have {len(classes):,}; "

@@ -7,13 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from timm.data import resolve_model_data_config
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from sret_nas.data import DataSet
-from sret_nas.model import SReT, save
+from sret_nas.model import SReT, save, write_weights
 
 
 def save_model(model: nn.Module, folder: Path, data: DataSet, timm_name: str) -> None:
@@ -47,7 +46,7 @@ def save_model(model: nn.Module, folder: Path, data: DataSet, timm_name: str) ->
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as place:
         made = Path(place)
         state = {key: value.contiguous() for key, value in model.state_dict().items()}
-        safetensors.torch.save_file(state, made / "model.safetensors", {"format": "pt"})
+        write_weights(state, made / "model.safetensors", {"format": "pt"})
         save_config_for_hf(
             model,
             made / "config.json",

@@ -332,7 +332,9 @@ class Training:
             found_BK = self.teacher.probabilities(self.teacher.normalise(images_BCSS))
             right += int((found_BK.argmax(1) == labels_B).sum())
         share = right / len(self.data.val)
-        self.watch.say(f"teacher {', '.join(self.teacher.names)}: {share:.1%} of the validation")
+        self.watch.say(
+            f"teacher {', '.join(self.teacher.names)}: {share:.1%} of the validation images right"
+        )
 
     def _answers(self) -> SoftLabels:
         """The teachers' stored answers; the first process asks for those that are not there."""

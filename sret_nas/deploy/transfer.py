@@ -133,4 +133,7 @@ class Transfer(files.Record):
         said = ", ".join(
             f"{one.by} {one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})" for one in self.orders
         )
-        return f"Kendall's tau with the order of full training: {said}"
+        return (
+            f"Kendall's tau with the order of validation losses in full training, "
+            f"{len(self.members)} members: {said}"
+        )

@@ -3,7 +3,7 @@
 Requires torch and timm.
 """
 
-from sret_nas.model.folder import load, load_checkpoint, save, save_checkpoint
+from sret_nas.model.folder import load, load_checkpoint, save, save_checkpoint, write_weights
 from sret_nas.model.growing import Grown, grow
 from sret_nas.model.official import convert_official_state_dict
 from sret_nas.model.sret import SReT
@@ -21,4 +21,5 @@ __all__ = [
     "load_checkpoint",
     "save",
     "save_checkpoint",
+    "write_weights",
 ]

@@ -12,7 +12,7 @@ import safetensors.torch
 import timm
 from timm.data import resolve_model_data_config
 from timm.models._hub import save_config_for_hf
-from torch import nn
+from torch import Tensor, nn
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import ConfigError, SretNasError, UsageError
@@ -140,7 +140,24 @@ def save_checkpoint(model: SReT, path: str | Path) -> None:
     stored once.
     """
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    safetensors.torch.save_file(state, path, {"architecture": model.arch.to_json()})
+    write_weights(state, path, {"architecture": model.arch.to_json()})
+
+
+def write_weights(state: dict[str, Tensor], path: str | Path, header: dict[str, str]) -> None:
+    """Write tensors as safetensors, for the same readers as any other new file.
+
+    The library makes its files for their owner alone; a model folder is served by others.
+
+    Args:
+        state: By name; contiguous.
+        path: Replaced where it is there.
+        header: The file's metadata.
+    """
+    Path(path).unlink(missing_ok=True)
+    Path(path).touch()
+    mode = Path(path).stat().st_mode & 0o777  # as this process makes files
+    safetensors.torch.save_file(state, path, header)
+    Path(path).chmod(mode)
 
 
 def load_checkpoint(

@@ -119,6 +119,7 @@ def test_other_classes_are_refused_with_the_next_step(folder: Path) -> None:
     opened = open_model(folder)
     with pytest.raises(UsageError, match="knows 10 classes, the data have 3") as refused:
         matched(opened, "abc")
+    assert "--data names the images" in str(refused.value.hint)
     assert "sret-nas train" in str(refused.value.hint)
     with pytest.raises(UsageError, match="does not know the class 'hat'"):
         matched(opened, ("hat", *CLASSES[1:]))

@@ -97,6 +97,7 @@ def test_several_members_are_trained_and_their_order_compared(place: Path, train
     assert "3 members of the front, trained in full on images" in section
     for one in transfer.members:
         assert f'<a href="{one.beside}/report.html">{one.model}</a>' in section
+    assert "order of validation losses in full training, 3 members: val_loss" in result.err
     assert "Kendall's tau" in result.err and "runs/demo/report.html" in result.err
 
 
@@ -113,6 +114,7 @@ def test_a_run_stands_for_its_recommended_member(place: Path, train: Cli) -> Non
     result = train("runs/demo", "--out", "models/best", "--json")
     assert result.code == 0, result.err
     assert result.json["network"] == f"runs/demo#{best.trial}"
+    assert "sret-nas export models/best --to onnx --int8 --data images" in result.err
     result = train(f"runs/demo#{best.trial}", "--out", "models/best", "--json")
     assert result.code == 0 and "models/best is trained already" in result.err
 
@@ -159,7 +161,9 @@ def test_an_interrupted_training_has_its_page_and_its_events(
 
     with monkeypatch.context() as patch:
         patch.setattr(full_training, "write_summary", stop)
-        assert train(*command).code == 130
+        stopped = train(*command)
+    assert stopped.code == 130
+    assert "interrupted: what was trained is kept; the same command goes on" in stopped.err
     page = Path("models/stopped/report.html").read_text("utf-8")
     assert "Not finished" in page and "1 of 2 epochs so far" in page
     assert train(*command).code == 0

@@ -399,9 +399,13 @@ def test_no_machine_has_so_many(options: list[str], tmp_path: Path) -> None:
 def test_a_teacher_is_a_model_folder_and_its_answers_can_be_stored(
     place: Path, tmp_path: Path, whole: Any
 ) -> None:
-    asked = training(place, tmp_path / "asked", teachers=[str(whole.folder)]).run()
-    assert asked.job.teacher and not equal(asked.folder, whole.folder)
     said: list[str] = []
+    asked = training(
+        place, tmp_path / "asked", teachers=[str(whole.folder)], watch=Watch(say=said.append)
+    ).run()
+    assert said[0].endswith("% of the validation images right")
+    assert asked.job.teacher and not equal(asked.folder, whole.folder)
+    said.clear()
     options: dict[str, Any] = {
         "teachers": [str(whole.folder)],
         "soft_labels": 3,

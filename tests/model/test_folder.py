@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ def test_a_folder_is_read_by_us_and_by_timm(tmp_path: Path) -> None:
         0.2,
         0.3,
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
+def test_whoever_reads_the_folder_reads_its_weights(tmp_path: Path) -> None:
+    folder = sret_nas.save(create_model(SMALL), tmp_path / "x")
+    (other,) = {path.stat().st_mode for path in folder.iterdir() if path.suffix != ".safetensors"}
+    assert (folder / "model.safetensors").stat().st_mode == other
 
 
 def test_at_another_number_of_classes_and_size(tmp_path: Path) -> None:
