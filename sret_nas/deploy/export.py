@@ -24,6 +24,7 @@ from sret_nas.errors import SretNasError, UsageError
 from sret_nas.latency.timing import Summary
 from sret_nas.model.frozen import resized
 from sret_nas.model.onnx import root
+from sret_nas.training.failures import is_out_of_memory
 
 CALIBRATION = 128
 """Training images that static int8 is calibrated on."""
@@ -167,7 +168,14 @@ def export(
     threads = threads or torch.get_num_threads()
     torch_run = _torch_runner(resized(module, wanted.side))
     tell("asking PyTorch")
-    wanted_NK = logits(torch_run, sample.images)
+    try:
+        wanted_NK = logits(torch_run, sample.images)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"{opened.name}: takes no images of {wanted.side} px: {root(error)}", "another --size"
+        ) from error
     made = _Making(exporter, module, sample, wanted, wanted_NK, threads, tell)
     with files.whole(out) as draft, tempfile.TemporaryDirectory(prefix="sret-nas-") as scratch:
         if int8:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from sret_nas.data import DataSet, Views
+from sret_nas.data import DataError, DataSet, Views
 from sret_nas.recipe import FullRecipe
 from sret_nas.training.feeding import Feed, smoothed
 from sret_nas.training.policies import for_any_pillow
@@ -186,7 +186,7 @@ class PictureFeed(Feed):
             ]
             for step, row in enumerate(order_TB)
         ][start:]
-        for step, (images_BCSS, labels_B, *answers) in enumerate(self.loader, start):
+        for step, (images_BCSS, labels_B, *answers) in enumerate(in_one_line(self.loader), start):
             x_BCSS, *rest = (
                 one.to(self.device, non_blocking=True) for one in (images_BCSS, labels_B, *answers)
             )
@@ -231,6 +231,27 @@ class PictureFeed(Feed):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to do."""
+
+
+def in_one_line(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; what a worker process raises is what it says, without its traceback.
+
+    Args:
+        batches: A ``DataLoader``, which raises an error of the same kind with all of it as text.
+
+    Raises:
+        DataError: an image cannot be read any more.
+    """
+    try:
+        yield from batches
+    except DataError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        if "Caught DataError" not in lines[0]:
+            raise
+        raise DataError(
+            lines[-1].partition("DataError: ")[2],
+            "put the image back, or another in its place: the same command goes on",
+        ) from error
 
 
 def transform(data: DataSet, recipe: FullRecipe) -> Any:

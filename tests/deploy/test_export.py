@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from sret_nas.data import choose_images
@@ -388,6 +390,15 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert result.code == 2
     assert message in result.err and result.out == ""
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_size_that_a_model_of_timms_does_not_take_is_refused(tmp_path: Path, cli: Cli) -> None:
+    model = timm.create_model("test_vit", num_classes=10)
+    save_for_hf(model, tmp_path / "vit", safe_serialization=True)
+    before = sorted((tmp_path / "vit").iterdir())
+    result = cli("export", tmp_path / "vit", "--size", 30, "--images", 5)
+    assert result.code == 2 and "vit: takes no images of 30 px: " in result.err
+    assert sorted((tmp_path / "vit").iterdir()) == before
 
 
 def test_an_onnx_file_is_exported_already(onnx_file: Path, cli: Cli) -> None:

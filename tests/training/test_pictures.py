@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
-from sret_nas.data import DataSet, Views, load_data
+from sret_nas.data import DataError, DataSet, Views, load_data
 from sret_nas.recipe import FullRecipe
 from sret_nas.training.pictures import PictureFeed, drawing_from, transform
 from sret_nas.training.policies import posterise
@@ -137,3 +138,17 @@ def test_a_posterised_image_keeps_its_highest_bits() -> None:
     image = Image.new("L", (1, 1), 0b1011_0111)
     found = {bits: posterise(image, bits).getpixel((0, 0)) for bits in (-1, 0, 1, 3, 8)}
     assert found == {-1: 0, 0: 0, 1: 0b1000_0000, 3: 0b1010_0000, 8: 0b1011_0111}
+
+
+def test_an_image_that_is_gone_is_named_without_the_workers_traceback(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(6):
+            Image.new("RGB", (8, 8), 20 * i).save(tmp_path / label / f"{i}.png")
+    made = feed(load_data(tmp_path, image_size=8), {"batch": 4}, workers=1)
+    for path in tmp_path.glob("b/*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"b/\d\.png") as caught:
+        epoch(made)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+    assert "the same command goes on" in str(caught.value.hint)
