@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -138,9 +139,17 @@ def _of_machine(error: OSError | MemoryError | ImportError) -> tuple[str, str | 
 
 def main() -> None:
     """Entry point of the console command."""
+    closed = sys.stdout is None  # as by >&- in a shell
+    if closed:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     output.print_in_any_encoding()
     quiet_libraries()
     code = run(sys.argv[1:])
+    if closed:
+        output.error("standard output cannot be written: it is closed")
+        sys.exit(code or 1)
     try:
         sys.stdout.flush()
     except OSError as error:

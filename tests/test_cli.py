@@ -182,3 +182,14 @@ def test_libraries_are_quiet_in_the_command_and_as_they_were_elsewhere(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.stdout.strip() == said, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")
+def test_a_closed_output_is_one_line() -> None:
+    code = "from sret_nas.cli.main import main; main()"
+    line = f"'{sys.executable}' -c '{code}' spaces list --format json"
+    done = subprocess.run(["sh", "-c", f"{line} >&-"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output cannot be written: it is closed\n"
+    both = subprocess.run(["sh", "-c", f"{line} >&- 2>&-"], capture_output=True, text=True)
+    assert both.returncode == 1

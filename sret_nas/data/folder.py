@@ -72,6 +72,24 @@ def folder(root: Path, tell: Tell = lambda _: None) -> Source:
     return Source(shown(root), names, items, val, test, notes=tuple(notes))
 
 
+def reads(root: Path, place: Path) -> bool:
+    """Whether what is written into a folder would be taken for images of the data.
+
+    Args:
+        root: The folder of the data.
+        place: Where somebody wants to write; it need not be there.
+    """
+    top, inside = root.resolve(), place.resolve()
+    if not top.is_dir() or not inside.is_relative_to(top):
+        return False
+    if inside == top:
+        return True
+    parts = {path.name.lower(): path for path in _folders(top)}
+    train = _first(parts, TRAIN)
+    read = [_first(parts, names) for names in (TRAIN, VAL, TEST)] if train else [top]
+    return any(one is not None and inside.is_relative_to(one) for one in read)
+
+
 def _test(top: Path, classes: Sequence[str]) -> FileItems:
     return _items(top, classes)[0]
 

@@ -18,6 +18,7 @@ from sret_nas import files
 from sret_nas.cost import cost
 from sret_nas.counters import count
 from sret_nas.data import DataSet, load_data
+from sret_nas.data.folder import reads
 from sret_nas.deploy import full_training
 from sret_nas.deploy.card import write_card
 from sret_nas.deploy.evaluation import evaluate
@@ -123,6 +124,11 @@ class Training:
         self.device = choose(self._own(device))
         self.place = torch.device(self.device.name)
         self.folder = Path(out) if out is not None else Path("models") / self.subject.name
+        if "\0" not in data and reads(Path(data).expanduser(), self.folder):
+            raise UsageError(
+                f"--out: {self.folder} lies among the images of {data}, where it would be a class",
+                "choose a folder beside them",
+            )
         self._refuse_folder()
         if soft_labels:
             if not teachers:

@@ -366,6 +366,19 @@ def test_broken_metrics_of_a_trained_model_are_named(
     assert training(place, out).run().metrics["validation"] == whole.metrics["validation"]
 
 
+def test_a_model_among_the_images_would_be_a_class(place: Path, tmp_path: Path) -> None:
+    images = tmp_path / "flat"
+    shutil.copytree(place / "images" / "train", images)
+    before = sorted(images.iterdir())
+    for out in (images, images / "m", images / "bag" / "m"):
+        with pytest.raises(UsageError, match=r"lies among the images of .* would be a class"):
+            training(place, out, data=str(images))
+    with pytest.raises(UsageError, match="lies among the images"):
+        training(place, place / "images" / "train" / "m")
+    assert sorted(images.iterdir()) == before
+    training(place, place / "images" / "m")  # beside train/ and val/ nothing is read
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
