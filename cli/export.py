@@ -42,8 +42,13 @@ def export(
     ] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
     data: Annotated[
-        str, typer.Option(help="Images to run the file on, and to calibrate int8 with.")
-    ] = "demo",
+        str | None,
+        typer.Option(
+            help="Images to run the file on, and to calibrate int8 with; default those that the "
+            "model was trained on, else demo.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -91,6 +96,7 @@ def export(
     """
     form = Format.json if as_json else form
     from sret_nas.deploy import export as work
+    from sret_nas.deploy.about import own_data
     from sret_nas.deploy.exporting import Wanted
     from sret_nas.deploy.opening import open_model
     from sret_nas.deploy.sample import take
@@ -98,6 +104,11 @@ def export(
     if int8 and fp16:
         raise UsageError("given --int8 and --fp16; allowed: one of the two")
     exporter = work.find_exporter(to)
+    if data is None:
+        data = own_data(model)
+        if data is not None:
+            note(f"images  {data}, which it was trained on")
+    data = data or "demo"
     made: list[Exported] = []
     with status() as progress:
         progress(f"loading {model}")

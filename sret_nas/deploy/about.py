@@ -99,3 +99,17 @@ def training_of(folder: str | Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path}: given a {type(content).__name__}; allowed: a mapping")
     return content
+
+
+def own_data(model: str | Path) -> str | None:
+    """The data that a folder's model was trained on, as they were named; ``None`` where unknown.
+
+    A folder of images that is not there, seen from here, is unknown too.
+
+    Args:
+        model: A model folder, or whatever else a model is stored as.
+    """
+    name = (training_of(model).get("data") or {}).get("name") if Path(model).is_dir() else None
+    if not isinstance(name, str) or (Path(name).name != name and not Path(name).exists()):
+        return None
+    return name

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sret_nas.deploy.train import Trained
 
 TRANSFER = "transfer.json"
+ENOUGH = 8
+"""Members from which a bootstrap interval says something: with three it has no width."""
 FEWEST = 3
 """Members below which there is no order to speak of."""
 
@@ -131,7 +133,9 @@ class Transfer(files.Record):
         if not self.orders:
             return f"{len(self.members)} members: too few to say how the proxy orders them"
         said = ", ".join(
-            f"{one.by} {one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})" for one in self.orders
+            f"{one.by} {one.tau:+.2f}"
+            + (f" ({one.low:+.2f} to {one.high:+.2f})" if len(self.members) >= ENOUGH else "")
+            for one in self.orders
         )
         return (
             f"Kendall's tau with the order of validation losses in full training, "

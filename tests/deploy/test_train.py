@@ -23,6 +23,7 @@ from sret_nas.cli.main import run
 import sret_nas
 from sret_nas.data import load_data
 from sret_nas.deploy import full_training
+from sret_nas.deploy.about import own_data
 from sret_nas.deploy.full_training import Moment, Watch
 from sret_nas.deploy.subject import subject_of
 from sret_nas.deploy.train import Training
@@ -469,3 +470,12 @@ def test_two_processes_train_one_network(place: Path, tmp_path: Path) -> None:
     accuracy = float(rows[found["metrics"]["epoch"]].split(",")[3])
     assert found["metrics"]["validation"]["top1"] == pytest.approx(accuracy, abs=0.04)
     assert np.isfinite([float(x) for row in rows[1:] for x in row.split(",")]).all()
+
+
+def test_a_model_knows_its_data(place: Path, tmp_path: Path, whole: Any) -> None:
+    assert own_data(whole.folder) == str(place / "images")
+    assert own_data("sret_t") is None and own_data(tmp_path) is None
+    (tmp_path / "training.yaml").write_text("data: {name: /nowhere/images}")
+    assert own_data(tmp_path) is None
+    (tmp_path / "training.yaml").write_text("data: {name: cifar10}")
+    assert own_data(tmp_path) == "cifar10"
