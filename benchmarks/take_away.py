@@ -39,6 +39,7 @@ from sret_nas.study.config import commit
 RECIPE: dict[str, Any] = {
     "epochs": 1, "batch": 128, "lr": 1e-3, "lr_batch": 128, "warmup": 0.1, "final_lr": 0.01,
     "weight_decay": 0.05, "label_smoothing": 0.1, "drop_path": 0.0, "pad": 4, "ema": 0.98,
+    "image_size": 32,
 }  # fmt: skip
 """Alike for all arms: none has one tuned for it."""
 TEACHER = "resnet18"
