@@ -56,7 +56,7 @@ def calibrate(
     drawn = space_of(space, allow_code)
     device = choose_device(device)
     archs = drawn.sample(number + holdout, seed=seed)
-    with status() as progress, alone(device, progress):
+    with status() as progress, alone(device):
         found = latency.calibrate(
             archs[:number],
             archs[number:],

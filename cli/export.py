@@ -14,7 +14,7 @@ from .output import Column, Format, FormatOption, JsonOption, emit, note, print_
 from .where import ThreadsOption, alone
 
 if TYPE_CHECKING:
-    from sret_nas.deploy.export import Exported
+    from sret_nas.deploy.exported import Exported
     from sret_nas.deploy.exporting import Exporter, Wanted
     from sret_nas.deploy.opening import Opened
 
@@ -133,7 +133,7 @@ def export(
             sample = take(opened, data, side, many, calibration, progress)
             for said in sample.notes:
                 note(f"note: {said}")
-            with alone("cpu", progress):
+            with alone("cpu"):
                 found = work.export(
                     opened,
                     exporter,
@@ -241,11 +241,10 @@ WAYS = [
 
 
 def _show(made: list[Exported], opened: Opened, form: Format) -> None:
-    from sret_nas.deploy.export import to_dict
     from sret_nas.device import fingerprint, resolve
 
     device = str(fingerprint(resolve("cpu"), made[0].threads))
-    rows: list[dict[str, Any]] = [to_dict(one, opened, device) for one in made]
+    rows: list[dict[str, Any]] = [one.to_dict(opened.name, device) for one in made]
     for one in made:
         if one.lost is not None and one.lost > POINT:
             first = (

@@ -91,7 +91,7 @@ def profile(
         measurement = Measurement(batches, dtype, choice.name, mode, threads, runtime=runtime)
     with status() as progress, ExitStack() as held:
         if choice is not None:
-            held.enter_context(alone(choice.name, progress))
+            held.enter_context(alone(choice.name))
         profiles = run(
             list(dict.fromkeys(archs)),
             counters=counters,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,7 +89,7 @@ def choose_device(device: str) -> str:
 
 
 @contextmanager
-def alone(device: str, progress: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def alone(device: str) -> Iterator[None]:
     """Within, nothing of ours computes on the device: a search waits after its epoch.
 
     Raises:
@@ -98,8 +98,7 @@ def alone(device: str, progress: Callable[[str], None] = lambda _: None) -> Iter
     from sret_nas.device import resolve
     from sret_nas.runner.lease import lease
 
-    progress(f"waiting until nothing of ours computes on {device}")
-    with lease(resolve(device)).measuring():
+    with lease(resolve(device)).measuring(note):
         yield
 
 

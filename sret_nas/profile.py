@@ -193,10 +193,7 @@ def profile(
 
             progress(f"counting {name}")
             counts[name] = count(counted, wanted)
-    macs = {
-        name: costs[name].macs if name in costs else _macs(counts[name].get("torch"))
-        for name in found
-    }
+    macs = {name: costs[name].macs if name in costs else _counted(counts[name]) for name in found}
     measured, failures, stages = _measure(found, archs, macs, measurement, progress)
     return [
         Profile(
@@ -224,9 +221,9 @@ Stages: TypeAlias = "tuple[Mapping[str, float], str | None]"
 def _find(name: str, resolve: Callable[[str], Architecture]) -> Source:
     path = Path(name)
     if (path / "config.json").is_file():
-        from sret_nas.model import load
+        from sret_nas.model import load_any
 
-        return load(path).eval()
+        return load_any(path).eval()
     if path.is_file() and path.suffix.lower() not in ARCHITECTURES:
         from sret_nas.latency.runtimes import opened
 
@@ -269,8 +266,9 @@ def _params(model: nn.Module | None) -> int | None:
     return None if model is None else sum(one.numel() for one in model.parameters())
 
 
-def _macs(count: Count | None) -> int | None:
-    return None if count is None or count.value is None else count.value // 2
+def _counted(counts: Mapping[str, Count]) -> int | None:
+    """MACs as torch's dispatcher counts them, where it was asked."""
+    return counts["torch"].macs if "torch" in counts else None
 
 
 def _measure(

@@ -45,6 +45,13 @@ class Count:
     failure: str = ""
 
     @property
+    def macs(self) -> int | None:
+        """The value in MACs; ``None`` where it failed."""
+        if self.value is None or self.unit == "MACs":
+            return self.value
+        return self.value // 2
+
+    @property
     def difference(self) -> int | None:
         """The value less the analytic count, in the counter's unit."""
         if self.value is None or self.analytic is None:

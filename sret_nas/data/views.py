@@ -10,6 +10,7 @@ from collections.abc import Callable
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.functional import pil_to_tensor
 
 from sret_nas.data.errors import DataError
 from sret_nas.data.pictures import UNREADABLE
@@ -23,10 +24,11 @@ class Views(Dataset[tuple[Tensor, int]]):
 
     Args:
         split: As ``load_data`` makes them.
-        transform: From a Pillow image (``L`` or ``RGB``) to a tensor (C, S, S).
+        transform: From a Pillow image (``L`` or ``RGB``) to a tensor (C, S, S); default its
+            pixels, uint8.
     """
 
-    def __init__(self, split: Split, transform: Transform) -> None:
+    def __init__(self, split: Split, transform: Transform = pil_to_tensor) -> None:
         if split.items is None:
             raise DataError("these images have no source to be read from again")
         self.items = split.items

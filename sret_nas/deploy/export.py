@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from sret_nas import files
 from sret_nas.deploy.choosing import Candidate, choose
 from sret_nas.deploy.comparing import Comparison, accuracy, compare, latencies, logits
+from sret_nas.deploy.exported import Exported, Side
 from sret_nas.deploy.exporting import EXPORTERS, Exporter, NotHere, Runner, Wanted
 from sret_nas.deploy.opening import Opened
 from sret_nas.deploy.sample import Sample
@@ -29,71 +29,6 @@ from sret_nas.training.failures import is_out_of_memory
 CALIBRATION = 128
 """Training images that static int8 is calibrated on."""
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Side:
-    """A model before or after: where it runs, how good and how fast it is.
-
-    Attributes:
-        runtime: What runs it.
-        dtype: What it computes in.
-        top1: Accuracy on the images; ``None`` without labels.
-        latency_ms: Median of one batch; ``None`` where it does not run here.
-        p95_ms: 95th percentile.
-        size_bytes: Of its file; ``None`` for PyTorch.
-    """
-
-    runtime: str
-    dtype: str
-    top1: float | None
-    size_bytes: int | None
-    latency_ms: float | None = None
-    p95_ms: float | None = None
-
-    def timed(self, found: Summary | None) -> Side:
-        """The same with what was measured."""
-        if found is None:
-            return self
-        return replace(self, latency_ms=1e3 * found.median_s, p95_ms=1e3 * found.p95_s)
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A file that was written, and what it is worth.
-
-    Attributes:
-        path: The file.
-        to: Its kind.
-        wanted: What it is like.
-        images: Images it was run on, N.
-        comparison: Its logits beside PyTorch's; ``None`` where it cannot run here.
-        not_run: Why it did not run.
-        before: PyTorch; of a file in int8 or half precision, the same kind of file in float32.
-        after: The file.
-        chosen: The way to int8 that was taken.
-        candidates: All ways that were tried.
-        threads: Threads that were computed with.
-    """
-
-    path: Path
-    to: str
-    wanted: Wanted
-    images: int
-    comparison: Comparison | None
-    not_run: str | None
-    before: Side
-    after: Side
-    chosen: str | None
-    candidates: tuple[Candidate, ...]
-    threads: int
-
-    @property
-    def lost(self) -> float | None:
-        """Accuracy that is lost against ``before``, 0 to 1; ``None`` without labels."""
-        if self.before.top1 is None or self.after.top1 is None:
-            return None
-        return self.before.top1 - self.after.top1
 
 
 def find_exporter(to: str) -> Exporter:
@@ -365,39 +300,3 @@ def _bytes(path: Path) -> int:
         return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
     beside = path.with_suffix(".bin") if path.suffix == ".xml" else path
     return sum(one.stat().st_size for one in {path, beside} if one.exists())
-
-
-def to_dict(made: Exported, opened: Opened, device: str) -> dict[str, Any]:
-    """What was done, as plain data for JSON.
-
-    Args:
-        made: The file.
-        opened: The model.
-        device: The device in words.
-    """
-    found, wanted = made.comparison, made.wanted
-    return {
-        "model": opened.name,
-        "to": made.to,
-        "file": str(made.path),
-        "size_bytes": made.after.size_bytes,
-        "dtype": made.after.dtype,
-        "image_size": wanted.side,
-        "batch": wanted.batch,
-        "opset": wanted.opset,
-        "images": made.images,
-        "not_run": made.not_run,
-        "difference": found and found.difference,
-        "equal_predictions": found and found.equal_predictions,
-        "top1_before": made.before.top1,
-        "top1_after": made.after.top1,
-        "lost": made.lost,
-        "latency_before_ms": made.before.latency_ms,
-        "latency_after_ms": made.after.latency_ms,
-        "before": vars(made.before),
-        "after": vars(made.after),
-        "device": device,
-        "threads": made.threads,
-        "chosen": made.chosen,
-        "candidates": [one.to_dict() for one in made.candidates],
-    }

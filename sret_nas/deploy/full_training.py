@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from sret_nas.deploy.summary import Epoch, write_summary
+from sret_nas.runner.lease import lease
 from sret_nas.training import checkpoints
 from sret_nas.training.full import FullTrainer
 from sret_nas.training.processes import Processes
@@ -166,9 +167,10 @@ def run(
                 if time.monotonic() - clock.kept > EVERY_S:
                     keep()
 
-            train_loss, _ = trainer.train_epoch(after)
-            rate = clock.images_per_second(trainer.feed.steps, trainer.feed.batch)
-            val_loss, val_accuracy = trainer.validate(trainer.val_split)
+            with lease(trainer.device).computing(watch.say):
+                train_loss, _ = trainer.train_epoch(after)
+                rate = clock.images_per_second(trainer.feed.steps, trainer.feed.batch)
+                val_loss, val_accuracy = trainer.validate(trainer.val_split)
             row = Epoch(
                 trainer.epoch,
                 train_loss,

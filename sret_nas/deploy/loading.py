@@ -6,25 +6,19 @@ Requires torch and timm.
 from __future__ import annotations
 
 import difflib
-import json
-import pickle
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import timm
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from sret_nas.arch import Architecture
 from sret_nas.errors import ConfigError, SretNasError, UsageError
-from sret_nas.model import create_model, load
+from sret_nas.model import create_model, load_any
 from sret_nas.model.checkpoint import load_into, read
-from sret_nas.model.folder import BROKEN, class_names
-from sret_nas.model.timm_models import default_cfgs
+from sret_nas.model.folder import class_names
 from sret_nas.model.wrapping import FIRST, unwrap
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
@@ -44,19 +38,7 @@ def from_folder(path: Path) -> tuple[nn.Module, Names]:
     Raises:
         ConfigError: not such a folder, or broken.
     """
-    name = None
-    with suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
-        name = json.loads((path / "config.json").read_text("utf-8"))["architecture"]
-    others = isinstance(name, str) and name not in default_cfgs and timm.is_model(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's remarks on odd but readable files
-        try:
-            if others:
-                model: nn.Module = timm.create_model(f"{FOLDER}{path}", pretrained=True)
-            else:
-                model = load(path)  # and its words for what is no folder of a model
-        except (*BROKEN, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-            raise ConfigError(f"{path}: cannot be loaded: {_line(error)}") from error
+    model = load_any(path)
     cfg = getattr(model, "pretrained_cfg", None) or {}
     names, described = class_names(model, str(path)), cfg.get("label_descriptions")
     if isinstance(described, Mapping) and names:

@@ -145,6 +145,14 @@ class Metrics(_Part):
     test: Worth | None = None
     latency: tuple[Timed, ...] = ()
 
+    def save(self, folder: str | Path) -> None:
+        """Write it into a folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        _write(Path(folder) / METRICS, self.model_dump(mode="json", by_alias=True))
+
     @classmethod
     def load(cls, folder: str | Path) -> Metrics | None:
         """What a folder says, or ``None`` where it says nothing.
@@ -182,6 +190,10 @@ def note_latency(folder: str | Path, timed: Iterable[Timed]) -> None:
     kept = {one._what: one for one in (*(known.latency if known else ()), *timed)}
     content = _content(path) or {"schema": 1}
     content["latency"] = [one.model_dump(mode="json") for one in kept.values()]
+    _write(path, content)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     files.write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 

@@ -83,23 +83,18 @@ class Subject:
         options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
         if timm.get_pretrained_cfg(self.source).fixed_input_size:
             options["img_size"] = side
-        if drop_path is not None and _takes(self.source, "drop_path_rate"):
+        if drop_path:
             options["drop_path_rate"] = drop_path
         try:
             model: nn.Module = timm.create_model(self.source, **options)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(f"timm model '{self.source}' at {side} px: {text}") from error
+            untaken = drop_path and "drop_path_rate" in text
+            raise UsageError(
+                f"timm model '{self.source}' at {side} px: {text}",
+                "a recipe with drop_path: 0" if untaken else None,
+            ) from error
         return model
-
-
-def _takes(name: str, option: str) -> bool:
-    """Whether timm's model of that name knows an option."""
-    try:
-        timm.create_model(name, **{option: 0.0}, num_classes=0)
-    except TypeError:
-        return False
-    return True
 
 
 def subject_of(source: str) -> Subject:

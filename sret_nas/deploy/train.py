@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 from torch import nn
 
-from sret_nas import files
-from sret_nas.cost import cost
-from sret_nas.counters import count
 from sret_nas.data import DataSet, load_data
-from sret_nas.data.folder import reads
 from sret_nas.deploy import full_training
-from sret_nas.deploy.card import write_card
-from sret_nas.deploy.evaluation import evaluate
+from sret_nas.deploy.delivery import deliver
 from sret_nas.deploy.events import with_events
 from sret_nas.deploy.full_training import Progress, Watch
-from sret_nas.deploy.job import JOB, Job
-from sret_nas.deploy.metrics_file import METRICS, Metrics, Timed
-from sret_nas.deploy.opening import open_model
-from sret_nas.deploy.product import save_model
+from sret_nas.deploy.job import Job
+from sret_nas.deploy.metrics_file import METRICS, Metrics
+from sret_nas.deploy.place import alone, finished, refuse_folder
 from sret_nas.deploy.subject import Subject, subject_of
 from sret_nas.device import choose, cores
 from sret_nas.errors import ConfigError, UsageError
-from sret_nas.latency import Latency, measure
-from sret_nas.model import SReT
 from sret_nas.model.starting import initialise
 from sret_nas.recipe import FullRecipe
 from sret_nas.training.failures import is_out_of_memory
@@ -49,7 +40,6 @@ STORED_SCALE = (0.35, 1.0)
 """Area of stored crops where the recipe names none."""
 UNSEEN = ("pad", "auto_augment", "jitter", "erasing", "repeats")
 """What would show the network other pixels than its teacher saw."""
-LOCK = ".training.lock"
 
 
 @dataclass(frozen=True)
@@ -124,12 +114,7 @@ class Training:
         self.device = choose(self._own(device))
         self.place = torch.device(self.device.name)
         self.folder = Path(out) if out is not None else Path("models") / self.subject.name
-        if "\0" not in data and reads(Path(data).expanduser(), self.folder):
-            raise UsageError(
-                f"--out: {self.folder} lies among the images of {data}, where it would be a class",
-                "choose a folder beside them",
-            )
-        self._refuse_folder()
+        refuse_folder(self.folder, data)
         if soft_labels:
             if not teachers:
                 raise UsageError("--soft-labels: whose? allowed: with --teacher")
@@ -164,18 +149,6 @@ class Training:
         several_gpus = self.processes.several and device != "cpu" and torch.cuda.is_available()
         return f"cuda:{self.processes.local}" if several_gpus else device
 
-    def _refuse_folder(self) -> None:
-        if not self.folder.exists():
-            return
-        if not self.folder.is_dir():
-            raise UsageError(f"{self.folder}: a file; allowed: a folder", "choose another --out")
-        strange = [path.name for path in self.folder.iterdir() if path.name != LOCK]
-        if strange and JOB not in strange:
-            raise UsageError(
-                f"{self.folder}: holds {sorted(strange)[0]} and no training of ours",
-                "choose another --out",
-            )
-
     def _taught(self, teachers: Sequence[str]) -> Teacher:
         data = self.data
         return Teacher.load(
@@ -193,7 +166,7 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether the folder holds the trained model already."""
-        return Job.load(self.folder) is not None and (self.folder / METRICS).is_file()
+        return finished(self.folder)
 
     def run(self) -> Trained:
         """Train, or go on; validate, read the test images once, write the model folder.
@@ -206,10 +179,19 @@ class Training:
         if self.finished:
             self.watch.say(f"{self.folder} is trained already")
             return self._trained()
-        with self._alone():
+        first = self.processes.first
+        with alone(self.folder, self.job) if first else contextlib.nullcontext():
             progress = self._train()
-            if self.processes.first:
-                self._deliver(progress)
+            if first:
+                deliver(
+                    self._blank(),
+                    self.subject.source,
+                    progress,
+                    self.data,
+                    self.folder,
+                    self.device,
+                    self.watch,
+                )
             self.processes.wait()
         return self._trained()
 
@@ -252,44 +234,6 @@ class Training:
                 "remove it: the same train command writes it anew",
             )
         return Trained(self.folder, job, json.loads(path.read_text(encoding="utf-8")))
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Write down what is asked for, and keep others from the folder."""
-        if not self.processes.first:
-            yield
-            return
-        made = not self.folder.exists()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise UsageError(
-                f"{self.folder}: another process is training there", "wait for it, or another --out"
-            ) from error
-        try:
-            if Job.load(self.folder) is None:
-                self.job.save(self.folder)
-            yield
-        except BaseException:
-            self._forget()
-            raise
-        finally:
-            with contextlib.suppress(OSError):  # where an open file cannot go
-                (self.folder / LOCK).unlink(missing_ok=True)
-            lock.release()
-            if made:
-                with contextlib.suppress(OSError):  # it holds something
-                    self.folder.rmdir()
-
-    def _forget(self) -> None:
-        """Of a training that failed before its first state, nothing is there to go on from."""
-        states = self.folder / full_training.CHECKPOINTS
-        if not any(states.glob("*.pt")) and not (self.folder / METRICS).exists():
-            with contextlib.suppress(OSError):
-                states.rmdir()
-            (self.folder / JOB).unlink(missing_ok=True)
 
     def _trainer(self) -> FullTrainer:
         data, recipe, seed = self.data, self.recipe, self.job.seed
@@ -381,48 +325,6 @@ class Training:
         if self.job.init is not None:
             self.watch.say(initialise(model, self.job.init, classes=self.data.classes))
         return model
-
-    def _deliver(self, progress: Progress) -> None:
-        """Write the model folder: weights that validated best, then what they are worth."""
-        model = self._blank()
-        model.load_state_dict(progress.weights)
-        save_model(model, self.folder, self.data, self.subject.source)
-        opened = open_model(self.folder, device=self.device.name)
-        self.watch.say("validating the model as it was saved")
-        val = evaluate(opened, [self.data.val], self.data.classes, tell=self.watch.detail)
-        test = None
-        if self.data.has_test:
-            self.watch.say("reading the test images, once")
-            test = evaluate(opened, [self.data.test()], self.data.classes, tell=self.watch.detail)
-        best = progress.rows[progress.best - 1]
-        measured = measure({"model": opened.module or model}, device=self.device.name, seconds=10)
-        found = {
-            "schema": 1,
-            "epoch": best.epoch,
-            "epochs": len(progress.rows),
-            "seconds": progress.seconds,
-            "device": str(self.device),
-            "cost": self._cost(model),
-            "validation": val.scores.to_dict(),
-            "test": test and test.scores.to_dict(),
-            "latency": [
-                Timed.of(one).model_dump(mode="json")
-                for one in measured.values()
-                if isinstance(one, Latency)
-            ],
-        }
-        files.write(self.folder / METRICS, json.dumps(found, indent=1, allow_nan=False) + "\n")
-        write_card(self.folder)
-
-    def _cost(self, model: nn.Module) -> dict[str, int | None]:
-        """What an image costs: by the formula, or of timm's models by torch's dispatcher."""
-        if isinstance(model, SReT):
-            found = cost(model.arch)
-            return {"params": found.params, "macs": found.macs, "peak_bytes": found.peak_bytes}
-        side = self.data.image_size
-        counted = count(model, ["torch"], (self.data.in_chans, side, side))["torch"]
-        params = sum(parameter.numel() for parameter in model.parameters())
-        return {"params": params, "macs": counted.value, "peak_bytes": None}
 
 
 def _workers(device: torch.device) -> int:

@@ -3,7 +3,14 @@
 Requires torch and timm.
 """
 
-from sret_nas.model.folder import load, load_checkpoint, save, save_checkpoint, write_weights
+from sret_nas.model.folder import (
+    load,
+    load_any,
+    load_checkpoint,
+    save,
+    save_checkpoint,
+    write_weights,
+)
 from sret_nas.model.growing import Grown, grow
 from sret_nas.model.official import convert_official_state_dict
 from sret_nas.model.sret import SReT
@@ -18,6 +25,7 @@ __all__ = [
     "grow",
     "initialise",
     "load",
+    "load_any",
     "load_checkpoint",
     "save",
     "save_checkpoint",

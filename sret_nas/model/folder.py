@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tempfile
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from sret_nas.arch import Architecture
 from sret_nas.errors import ConfigError, SretNasError, UsageError
 from sret_nas.model.checkpoint import load_into, read
 from sret_nas.model.sret import GENERAL, SReT
-from sret_nas.model.timm_models import create_model
+from sret_nas.model.timm_models import create_model, default_cfgs
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """Files of weights in a folder, in timm's order; ``save`` writes the first."""
@@ -131,6 +134,31 @@ def class_names(model: nn.Module, where: str) -> list[str] | None:
             f"{where}: label_names: given {str(names)[:80]}; allowed: a list of names"
         )
     return list(map(str, names))
+
+
+def load_any(path: str | Path) -> nn.Module:
+    """A model with its weights from a folder of ours, or of any other model that timm has.
+
+    Args:
+        path: The folder, as ``save`` or timm's ``save_for_hf`` writes it.
+
+    Raises:
+        ConfigError: not such a folder, or broken.
+    """
+    name = None
+    with suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
+        name = json.loads((Path(path) / "config.json").read_text("utf-8"))["architecture"]
+    others = isinstance(name, str) and name not in default_cfgs and timm.is_model(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on odd but readable files
+        try:
+            if others:
+                model: nn.Module = timm.create_model(f"local-dir:{path}", pretrained=True)
+                return model
+            return load(path)  # and its words for what is no folder of a model
+        except (*BROKEN, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"{path}: cannot be loaded: {text}") from error
 
 
 def save_checkpoint(model: SReT, path: str | Path) -> None:

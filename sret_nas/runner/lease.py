@@ -9,6 +9,7 @@ Trainings go on where the folder cannot be written; measurements do not.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,9 @@ except ImportError:  # pragma: no cover
     fcntl = None  # type: ignore[assignment]
 
 
+Tell = Callable[[str], None]
+
+
 class Lease:
     """The lease of one device.
 
@@ -40,29 +44,44 @@ class Lease:
 
     def __init__(self, device: str, folder: Path | None = None) -> None:
         folder = folder or cache_folder() / "leases"
+        self.name = device
         self.gate, self.device = folder / f"{device}.gate", folder / f"{device}.lock"
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Within the block nothing is measured on the device."""
+    def computing(self, tell: Tell = lambda _: None) -> Iterator[None]:
+        """Within the block nothing is measured on the device.
+
+        Args:
+            tell: Told if that has to be waited for.
+        """
+        waiting = _once(tell, f"waiting for a measurement on {self.name}")
         with ExitStack() as held:
-            with _held(self.gate, alone=False):
-                held.enter_context(_held(self.device, alone=False))
+            with _held(self.gate, False, waiting):
+                held.enter_context(_held(self.device, False, waiting))
             yield
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
+    def measuring(self, tell: Tell = lambda _: None) -> Iterator[None]:
         """Within the block nobody else computes on the device.
+
+        Args:
+            tell: Told if that has to be waited for.
 
         Raises:
             UsageError: the folder of the locks cannot be written.
         """
-        with _held(self.gate, alone=True), _held(self.device, alone=True):
+        waiting = _once(tell, f"waiting until nothing of ours computes on {self.name}")
+        with _held(self.gate, True, waiting), _held(self.device, True, waiting):
             yield
 
 
+def _once(tell: Tell, text: str) -> Callable[[], None]:
+    """Say something, however often it is asked for, once."""
+    return functools.cache(functools.partial(tell, text))
+
+
 @contextmanager
-def _held(path: Path, alone: bool) -> Iterator[None]:
+def _held(path: Path, alone: bool, waiting: Callable[[], None]) -> Iterator[None]:
     if fcntl is None:  # pragma: no cover
         yield
         return
@@ -79,7 +98,12 @@ def _held(path: Path, alone: bool) -> Iterator[None]:
         yield
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, kind)
         yield
     finally:
         os.close(file)  # which drops the lock

@@ -32,13 +32,14 @@ class OutOfMemoryError(TrainingError):
     reason = "out of memory"
 
 
-def checked(loss: float, epoch: int, num_classes: int) -> float:
+def checked(loss: float, epoch: int, num_classes: int, begun: bool = False) -> float:
     """The training loss, if it is one that a training can go on from.
 
     Args:
         loss: Mean loss of an epoch.
         epoch: Number of the epoch, from 1, for the message.
         num_classes: Classes that guessing has to choose from.
+        begun: Whether the rate is rising still: a loss may be large then, and fall later.
 
     Raises:
         NotFiniteError: it is NaN or infinite.
@@ -46,7 +47,7 @@ def checked(loss: float, epoch: int, num_classes: int) -> float:
     """
     if not math.isfinite(loss):
         raise NotFiniteError(f"epoch {epoch}: the training loss is {loss}", "a lower lr")
-    if loss > DIVERGED * math.log(num_classes):
+    if not begun and loss > DIVERGED * math.log(num_classes):
         raise DivergedError(
             f"epoch {epoch}: the training loss is {loss:.3g}, that of guessing "
             f"{math.log(num_classes):.3g}",

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sret_nas.data import Split, Views
@@ -77,7 +76,7 @@ def soft_labels(
         OutOfMemoryError: there is no room for one image in the teacher.
         SretNasError: the labels cannot be written, or there is no room for them.
     """
-    views = Views(split, _unused)
+    views = Views(split)
     recipe = replace(recipe, k=min(recipe.k, teacher.num_classes))
     each = max(1, BLOCK_CROPS // recipe.crops) * recipe.crops
     what = {
@@ -252,7 +251,3 @@ def _describe(folder: Path, what: dict[str, Any]) -> None:
 
 def _hash(*parts: bytes) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _unused(picture: Image.Image) -> Tensor:
-    raise NotImplementedError

@@ -217,7 +217,8 @@ class Trainer:
             # Only here is the loss read: reading it waits for the device.
             loss = self.loss.item() / steps
         self.done = 0
-        return checked(loss, self.epoch, self.num_classes), steps * self.feed.batch
+        begun = self.epoch <= self.recipe.warmup * self.recipe.epochs
+        return checked(loss, self.epoch, self.num_classes, begun), steps * self.feed.batch
 
     def _rates(self) -> list[float]:
         """Learning rates of the epoch's steps."""
