@@ -218,3 +218,14 @@ def golden_cases() -> dict[str, dict[str, Any]]:
         case["name"]: case | dict(np.load(HERE / "golden" / f"{case['name']}.npz"))
         for case in cases
     }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread: equal bit by bit, and no faster on small models."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

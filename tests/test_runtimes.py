@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
+from timm.models import save_for_hf
 from torch import Tensor, nn
 
 import sret_nas
@@ -631,6 +633,14 @@ def test_a_model_folder_is_profiled_with_its_own_weights(
     assert seen[0] == 7.0
     assert document["id"] == SMALL.id and document["params"] == sret_nas.cost(SMALL).params
     assert document["latency"]["runtime"] == (runtime or "torch")
+
+
+def test_a_folder_of_a_timm_model_is_profiled_too(cli: Callable[..., Any], tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=7)
+    save_for_hf(model, tmp_path / "model", safe_serialization=True)
+    document = cli("profile", tmp_path / "model", "--no-latency", "--json").json
+    assert document["params"] == sum(one.numel() for one in model.parameters())
+    assert document["id"] is None and document["macs"] > 0
 
 
 def test_a_calibration_is_asked_for_by_runtime(

@@ -34,6 +34,7 @@ from sret_nas.training import trainer as trainer_module
 from sret_nas.training.feeding import NOBODY, fill, smoothed
 from sret_nas.training.randomness import Random
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPE = Recipe(epochs=3, batch=16, lr=2e-3, pad=1)
 
 
@@ -50,14 +51,6 @@ def arch(**changes: Any) -> Architecture:
 @pytest.fixture(scope="module")
 def data() -> DataSet:
     return load_data(image_size=16, subset=160, val_images=60)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def without_time(results: list[EpochResult]) -> list[EpochResult]:
@@ -391,6 +384,28 @@ def test_a_loss_that_is_none_is_told_with_what_helps(
 
 def test_a_loss_up_to_three_times_that_of_guessing_is_one() -> None:
     assert failures.checked(6.9, 3, 10) == 6.9 < 3 * math.log(10)
+
+
+def test_while_the_rate_rises_a_loss_may_be_larger(data: DataSet) -> None:
+    assert failures.checked(9.0, 1, 2, begun=True) == 9.0 > 3 * math.log(2)
+    with pytest.raises(NotFiniteError):
+        failures.checked(math.nan, 1, 2, begun=True)
+    for warmup, ends in ((0.5, False), (0.0, True)):
+        trainer = Trainer(arch(), data, RECIPE.model_copy(update={"epochs": 2, "warmup": warmup}))
+        trainer.loss = Large()
+        with pytest.raises(DivergedError) if ends else contextlib.nullcontext():
+            trainer.train_epoch()
+
+
+class Large:
+    """A sum of losses that is far above guessing, whatever is added."""
+
+    def zero_(self) -> None: ...
+
+    def add_(self, _: Tensor) -> None: ...
+
+    def item(self) -> float:
+        return 1e6
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def deliver(
             "epochs": len(progress.rows),
             "seconds": progress.seconds,
             "device": str(device),
-            "cost": _cost(model, data),
+            "cost": cost_of(model, data),
             "validation": val.scores.to_dict(),
             "test": test and test.scores.to_dict(),
             "latency": [Timed.of(one) for one in measured.values() if isinstance(one, Latency)],
@@ -75,8 +75,13 @@ def deliver(
     write_card(folder)
 
 
-def _cost(model: nn.Module, data: DataSet) -> dict[str, Any]:
-    """What an image costs: by the formula, or of timm's models by torch's dispatcher."""
+def cost_of(model: nn.Module, data: DataSet) -> dict[str, Any]:
+    """Parameters, MACs and, of an SReT model, peak memory in bytes, of one image.
+
+    Args:
+        model: Counted by the formula, or one of timm's by torch's dispatcher.
+        data: Size and channels of the images.
+    """
     if isinstance(model, SReT):
         found = cost(model.arch)
         return {"params": found.params, "macs": found.macs, "peak_bytes": found.peak_bytes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -19,16 +20,20 @@ import torch
 import yaml
 from PIL import Image
 from sret_nas.cli.main import run
+from torch.utils.flop_counter import FlopCounterMode
 
 import sret_nas
 from sret_nas.data import load_data
 from sret_nas.deploy import full_training
 from sret_nas.deploy.about import own_data
+from sret_nas.deploy.delivery import cost_of
 from sret_nas.deploy.full_training import Moment, Watch
 from sret_nas.deploy.subject import subject_of
 from sret_nas.deploy.train import Training
 from sret_nas.errors import ConfigError, TrainingError, UsageError
+from sret_nas.runner.lease import lease
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ARCH: dict[str, Any] = {
     "schema": 1, "image_size": 16, "in_chans": 1, "num_classes": 10, "stem_stride": 4,
     "stages": [
@@ -37,14 +42,6 @@ ARCH: dict[str, Any] = {
     ],
 }  # fmt: skip
 RECIPE: dict[str, Any] = {"epochs": 2, "batch": 16, "lr": 2e-3, "pad": 1, "ema": 0.8}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +127,7 @@ def test_a_model_of_timms_is_trained_on_equal_terms(place: Path, tmp_path: Path)
         changes={"epochs": 1, "image_size": 32},
     ).run()  # fmt: skip
     model = timm.create_model(f"local-dir:{made.folder}", pretrained=True)
-    assert model.num_classes == 10 and made.metrics["cost"]["macs"] > 0
+    assert model.num_classes == 10
     assert model(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
 
 
@@ -147,6 +144,14 @@ def test_images_that_exceed_memory_are_streamed(
     streamed = made.run()
     assert streamed.metrics["validation"]["images"] == 30
     assert equal(held.folder, streamed.folder)
+
+
+def test_macs_of_a_model_of_timms_are_multiply_adds() -> None:
+    data = load_data("demo", image_size=32, subset=10, val_images=10)
+    model = timm.create_model("test_resnet", num_classes=10, in_chans=1).eval()
+    with FlopCounterMode(display=False) as counted:
+        model(torch.zeros(1, 1, 32, 32))
+    assert cost_of(model, data)["macs"] == counted.get_total_flops() // 2 > 0
 
 
 # -- interrupted ---------------------------------------------------------------------------------
@@ -479,3 +484,37 @@ def test_a_model_knows_its_data(place: Path, tmp_path: Path, whole: Any) -> None
     assert own_data(tmp_path) is None
     (tmp_path / "training.yaml").write_text("data: {name: cifar10}")
     assert own_data(tmp_path) == "cifar10"
+
+
+def test_a_model_of_timms_without_drop_path_is_refused_with_what_helps(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(name: str, **options: Any) -> Any:
+        if "drop_path_rate" in options:
+            raise TypeError("Net.__init__() got an unexpected keyword argument 'drop_path_rate'")
+        return real(name, **options)
+
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", create)
+    options: dict[str, Any] = {"data": str(place / "images"), "out": tmp_path / "model"}
+    with pytest.raises(UsageError, match="drop_path_rate") as raised:
+        Training("test_resnet", recipe={**RECIPE, "drop_path": 0.1}, **options)
+    assert raised.value.hint == "a recipe with drop_path: 0"
+
+
+def test_nothing_is_measured_while_a_training_computes(place: Path, tmp_path: Path) -> None:
+    """And a training says what it waits for."""
+    free: list[bool] = []
+
+    def look(_: Moment) -> None:
+        held = os.open(lease(torch.device("cpu")).device, os.O_RDWR)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free.append(True)
+        except BlockingIOError:
+            free.append(False)
+        finally:
+            os.close(held)
+
+    training(place, tmp_path / "model", changes={"epochs": 1}, watch=Watch(moment=look)).run()
+    assert free and not any(free)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -48,6 +48,33 @@ def test_trainings_share_a_device_and_a_measurement_has_it_alone(tmp_path: Path)
     with suppress(ValueError), lease.measuring():
         raise ValueError
     assert free(lease.device, alone=True)
+
+
+def test_who_waits_says_so_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Lease("cpu", tmp_path).computing(said.append):
+        pass
+    assert not said
+    other = Lease("cpu", tmp_path)
+    inside, out = Event(), Event()
+
+    def compute() -> None:
+        with other.computing():
+            inside.set()
+            out.wait(60)
+
+    training = Thread(target=compute)
+    training.start()
+    assert inside.wait(60)
+
+    def tell(text: str) -> None:
+        said.append(text)
+        out.set()
+
+    with Lease("cpu", tmp_path).measuring(tell):
+        pass
+    training.join()
+    assert said == ["waiting until nothing of ours computes on cpu"]
 
 
 def test_without_a_folder_is_trained_but_not_measured(tmp_path: Path) -> None:

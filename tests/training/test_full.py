@@ -23,6 +23,7 @@ from sret_nas.training.feeding import DeviceFeed, Feed
 from sret_nas.training.full import FullTrainer
 from sret_nas.training.pictures import PictureFeed
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 BASE: dict[str, Any] = {"epochs": 2, "batch": 16, "lr": 2e-3, "dtype": "fp32"}
 PICTURES: dict[str, Any] = {"scale": [0.5, 1.0]}
@@ -67,14 +68,6 @@ def arch(**changes: Any) -> Architecture:
 @pytest.fixture(scope="module")
 def data() -> DataSet:
     return load_data(image_size=16, subset=64, val_images=40)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trainer(data: DataSet, changes: dict[str, Any] | None = None, **options: Any) -> FullTrainer:
