@@ -234,6 +234,8 @@ def _head(space: dict[str, Any], images: DataSet) -> str:
 
 
 def _finish(outcome: SearchResult, form: Format) -> None:
+    from sret_nas.report.commands import take_away
+
     declared = outcome.config.declaration
     show_front(outcome, form)
     counts = outcome.counts()
@@ -273,3 +275,4 @@ def _finish(outcome: SearchResult, form: Format) -> None:
         note(f"note: no report: {problem}")
     if outcome.best:
         note(f"next    sret-nas profile {path}/architectures/{outcome.best.trial:03d}.yaml")
+        note(f"        {take_away(outcome, outcome.best.trial)[0]}")

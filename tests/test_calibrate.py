@@ -110,7 +110,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     now: list[str] = []
 
     @contextmanager
-    def measuring(self: Lease) -> Iterator[None]:
+    def measuring(self: Lease, *_: Any) -> Iterator[None]:
         now.append(self.device.stem)
         yield
         now.remove(self.device.stem)

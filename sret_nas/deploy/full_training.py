@@ -22,7 +22,6 @@ from sret_nas.deploy.summary import Epoch, write_summary
 from sret_nas.runner.lease import lease
 from sret_nas.training import checkpoints
 from sret_nas.training.full import FullTrainer
-from sret_nas.training.processes import Processes
 
 CHECKPOINTS = "checkpoints"
 EVERY_S = 600.0
@@ -113,14 +112,10 @@ class Progress:
         return cls(**{**state, "rows": [Epoch(**row) for row in state["rows"]]})
 
 
-def run(
-    trainer: FullTrainer,
-    folder: Path,
-    watch: Watch,
-    *,
-    processes: Processes | None = None,
-) -> Progress:
+def run(trainer: FullTrainer, folder: Path, watch: Watch) -> Progress:
     """Train to the end; from the last state in the folder, where there is one.
+
+    Of several processes that train together, the first one writes.
 
     Ctrl-C and SIGTERM end the step at work and write a state; twice, they stop at once.
 
@@ -128,14 +123,13 @@ def run(
         trainer: At its beginning.
         folder: Of the model.
         watch: Told how it goes.
-        processes: Those that train together; the first one writes.
 
     Raises:
         KeyboardInterrupt: as asked; a state is written.
         TrainingError: it cannot be trained.
         OSError: a state cannot be written; the one before it is there.
     """
-    processes = processes or Processes()
+    processes = trainer.processes
     states = folder / CHECKPOINTS
     found = checkpoints.latest(states, watch.say)
     progress = Progress()

@@ -220,9 +220,9 @@ class Training:
     def _train(self) -> Progress:
         trainer = self._trainer()
         if not self.processes.first:
-            return full_training.run(trainer, self.folder, self.watch, processes=self.processes)
+            return full_training.run(trainer, self.folder, self.watch)
         with with_events(self.watch, self.folder) as watch:
-            return full_training.run(trainer, self.folder, watch, processes=self.processes)
+            return full_training.run(trainer, self.folder, watch)
 
     def _trained(self) -> Trained:
         job, path = Job.load(self.folder), self.folder / METRICS

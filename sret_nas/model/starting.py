@@ -25,7 +25,26 @@ WAY_OUT = "store the architecture with the weights: sret_nas.save, sret_nas.mode
 _log = logging.getLogger(__name__)
 
 
-def initialise(
+def initialise(model: nn.Module, source: str | Path, **options: Any) -> str:
+    """Do what ``start_from`` does, and say it.
+
+    Args:
+        model: Newly initialised; changed in place.
+        source: As for ``start_from``.
+        options: Its keywords.
+
+    Returns:
+        How many parameters were taken over and whether the function is the same; then a line
+        for everything that was not, or changes it.
+
+    Raises:
+        ConfigError, UsageError: as ``start_from``.
+    """
+    found = start_from(model, source, **options)
+    return "\n".join([f"{source}: {found}", *(f"  {note}" for note in found.notes)])
+
+
+def start_from(
     model: nn.Module,
     source: str | Path,
     *,
@@ -33,7 +52,7 @@ def initialise(
     use_ema: bool = True,
     noise: float = NOISE,
     generator: torch.Generator | None = None,
-) -> str:
+) -> Grown:
     """Start a model from trained weights, of its own architecture or of a relative.
 
     Args:
@@ -47,29 +66,12 @@ def initialise(
         generator: Of the noise; by default torch's own.
 
     Returns:
-        How many parameters were taken over and whether the function is the same; then a line
-        for everything that was not, or changes it.
+        What was taken over, in numbers.
 
     Raises:
         ConfigError: there are no weights, or nobody knows of which architecture.
         UsageError: the model is no SReT, or has no values.
     """
-    found = start_from(
-        model, source, classes=classes, use_ema=use_ema, noise=noise, generator=generator
-    )
-    return "\n".join([f"{source}: {found}", *(f"  {note}" for note in found.notes)])
-
-
-def start_from(
-    model: nn.Module,
-    source: str | Path,
-    *,
-    classes: Sequence[str] | None = None,
-    use_ema: bool = True,
-    noise: float = NOISE,
-    generator: torch.Generator | None = None,
-) -> Grown:
-    """Do what ``initialise`` does, and return it in numbers; arguments and errors are the same."""
     if not isinstance(model, SReT):
         raise UsageError(
             f"given a {type(model).__name__}; allowed: an SReT model",
@@ -94,7 +96,7 @@ def open_relative(source: str | Path, target: Architecture, *, use_ema: bool = T
         use_ema: Where a checkpoint has several sets of weights, take their moving average.
 
     Raises:
-        ConfigError: as for ``initialise``.
+        ConfigError: as for ``start_from``.
     """
     path = Path(source)
     if path.is_dir():

@@ -169,7 +169,8 @@ class FullTrainer(Trainer):
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
-        self.random.load_state_dict(state["random"])
+        if self.processes.first:  # whose state it is; the others draw their own numbers
+            self.random.load_state_dict(state["random"])
         self.feed.load_state_dict(state["feed"])
         self.loss.copy_(state["loss"])
         self.epoch, self.step, self.done = (state[key] for key in ("epoch", "step", "done"))
