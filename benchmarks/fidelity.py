@@ -30,7 +30,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from kendall import SIMILAR, Pairs
+from kendall import SIMILAR, Pairs, by_cost
 from table import PROXY, Row, Table
 
 from sret_nas import pareto
@@ -55,7 +55,7 @@ RUNGS = ((1, 2, 4), (1, 4), (2, 4))
 
 def order(rows: Sequence[Row], x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
     """τ over all pairs and over those of similar cost, with intervals."""
-    found = Pairs([row.macs for row in rows]).tau(x, y)
+    found = Pairs(by_cost([row.macs for row in rows])).tau(x, y)
     return {"architectures": len(rows)} | {name: tau.to_dict() for name, tau in found.items()}
 
 

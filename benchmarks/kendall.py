@@ -50,21 +50,32 @@ def mean(estimates: Sequence[Estimate]) -> Estimate:
     )
 
 
+def by_cost(macs: Sequence[int]) -> dict[str, Counted]:
+    """Which pairs count over ``all`` of some architectures, and of ``similar_cost``, (n, n)."""
+    logs = np.log(macs)
+    others = ~np.eye(len(macs), dtype=bool)
+    near = np.abs(logs[:, None] - logs) <= math.log(SIMILAR) + 1e-9
+    return {"all": others, "similar_cost": others & near}
+
+
+def by_band(bands: Sequence[str]) -> dict[str, Counted]:
+    """Which pairs count within each of some bands, and within any, (n, n)."""
+    names = np.array(bands)
+    alike = (names[:, None] == names) & ~np.eye(len(names), dtype=bool)
+    found = {str(band): alike & (names == band) for band in dict.fromkeys(bands)}
+    return found | {"within": alike}
+
+
 class Pairs:
-    """All pairs of some architectures, and those of similar cost.
+    """Pairs of some architectures.
 
     Args:
-        macs: Of every architecture.
-
-    Attributes:
-        counted: By ``all`` and ``similar_cost``, which pairs count, shape (n, n).
+        counted: By name, which pairs count, shape (n, n), symmetric.
     """
 
-    def __init__(self, macs: Sequence[int]) -> None:
-        logs, n = np.log(macs), len(macs)
-        others = ~np.eye(n, dtype=bool)
-        near = np.abs(logs[:, None] - logs) <= math.log(SIMILAR) + 1e-9
-        self.counted: dict[str, Counted] = {"all": others, "similar_cost": others & near}
+    def __init__(self, counted: dict[str, Counted]) -> None:
+        self.counted = counted
+        n = len(next(iter(counted.values())))
         multiplicities = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)
         self._weights = np.vstack([np.ones(n), multiplicities])
 

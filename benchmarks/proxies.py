@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kendall import SIMILAR, Estimate, Floats, Pairs, mean
+from kendall import SIMILAR, Estimate, Floats, Pairs, by_cost, mean
 from proxy_table import FILE, PLANS, REAL_SPACE, REFERENCE, SEEDS, ProxyTable, first_alike
 
 from sret_nas.cost import cost
@@ -95,7 +95,7 @@ class Study:
         self.rows = list(table.rows.values())
         self.plans = [plan for plan in PLANS if self._all_have(plan, SEEDS.get(plan, (0,))[0])]
         self.seeds = [seed for seed in SEEDS[REFERENCE] if self._all_have(REFERENCE, seed)]
-        self.pairs = Pairs([cost(row.architecture).macs for row in self.rows])
+        self.pairs = Pairs(by_cost([cost(row.architecture).macs for row in self.rows]))
 
     def _all_have(self, plan: str, seed: int) -> bool:
         return all(seed in row.trainings.get(plan, {}) for row in self.rows)

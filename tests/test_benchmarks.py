@@ -154,9 +154,9 @@ def test_kendall_is_that_of_scipy_and_leaves_out_what_is_unknown(monkeypatch):
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 6, 40).astype(float), rng.integers(0, 6, 40).astype(float)
     x[:5] = np.nan
-    pairs = kendall.Pairs([1_000] * 20 + [2_000] * 20)
+    pairs = kendall.Pairs(kendall.by_cost([1_000] * 20 + [2_000] * 20))
     assert pairs.tau(x, y)["all"].value == pytest.approx(kendalltau(x[5:], y[5:]).statistic)
-    near = kendall.Pairs([1_000] * 20 + [9_000] * 20).tau(x, y)["similar_cost"]
+    near = kendall.Pairs(kendall.by_cost([1_000] * 20 + [9_000] * 20)).tau(x, y)["similar_cost"]
     together = [
         (np.sign(x[i] - x[j]), np.sign(y[i] - y[j]))
         for i in range(5, 40)
