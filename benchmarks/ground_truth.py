@@ -113,7 +113,6 @@ def recipe(**changes: Any) -> FullRecipe:
 
 _LONG = recipe(epochs=10, batch=128, pad=4)
 _SHORT: dict[str, Any] = {"images": 4_000, "val": 2_000}
-_PIECE: dict[str, Any] = {"images": 2_000, "val": 2_000}
 PLANS: dict[str, Plan] = {
     "truth": Plan(_LONG, seeds=(1, 2)),
     "fast": Plan(recipe(), **_SHORT),
@@ -124,8 +123,8 @@ PLANS: dict[str, Plan] = {
     "distilled": Plan(recipe(), **_SHORT, distilled=True),
     "truth, distilled": Plan(_LONG, distilled=True, seeds=(1, 2)),
     "2 epochs": Plan(recipe(epochs=2), **_SHORT, seeds=(0, 3)),
-    "8 epochs of 2,000 images": Plan(recipe(epochs=8), **_PIECE),
-    "width 1, 2,000 images": Plan(recipe(), **_PIECE, width=1.0),
+    "8 epochs of 2,000 images": Plan(recipe(epochs=8), images=2_000, val=2_000),
+    "width 1, 1,000 images": Plan(recipe(), images=1_000, val=2_000, width=1.0),
     "lr halved": Plan(recipe(lr=1e-3), **_SHORT),
     "lr doubled": Plan(recipe(lr=4e-3), **_SHORT),
     "stem stride 2, 1,000 images": Plan(recipe(), images=1_000, val=2_000, stem_stride=2),

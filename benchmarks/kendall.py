@@ -37,7 +37,9 @@ class Estimate:
         return Estimate(self.value - other.value, self.drawn - other.drawn)
 
     def to_dict(self) -> dict[str, float]:
-        """The value and the central 95% of the draws."""
+        """The value and the central 95% of the draws; all NaN where nothing is ordered."""
+        if math.isnan(self.value):
+            return dict.fromkeys(("tau", "low", "high"), math.nan)
         low, high = np.nanpercentile(self.drawn, [2.5, 97.5])
         return {"tau": self.value, "low": float(low), "high": float(high)}
 
