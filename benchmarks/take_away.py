@@ -190,14 +190,15 @@ def _interleaved(arms: list[Arm], args: argparse.Namespace, place: Path) -> dict
     return {name: statistics.median(values[2:]) for name, values in found.items()}
 
 
-def export(model: Path, args: argparse.Namespace) -> Any:
+def export(model: Path, args: argparse.Namespace) -> dict[str, Any]:
     """What ``sret-nas export --to onnx --int8`` says of a model."""
     command = [
         str(Path(sys.executable).parent / "sret-nas"), "export", str(model), "--to", "onnx",
         "--int8", "--data", str(args.data), "--format", "json",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return {key: value for key, value in found.items() if key not in ("model", "file")}
 
 
 def table(document: dict[str, Any]) -> str:

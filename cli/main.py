@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -107,7 +109,7 @@ def run(arguments: list[str]) -> int:
         if debug:
             traceback.print_exc()
         output.error(*_of_machine(error))
-        return 1
+        return 2 if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG else 1
     except Exception as error:
         # Typer's usage errors; it keeps its own copy of click, so they are known by their form.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -137,8 +139,14 @@ def _of_machine(error: OSError | MemoryError | ImportError) -> tuple[str, str | 
     return "there is not memory enough", "close other programs, or raise the limit (ulimit -v)"
 
 
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """End as after SIGTERM, but with what is half written removed."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Entry point of the console command."""
+    signal.signal(signal.SIGTERM, _end)  # what needs longer to end has a handler of its own
     closed = sys.stdout is None  # as by >&- in a shell
     if closed:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
