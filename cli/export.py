@@ -100,6 +100,7 @@ def export(
     from sret_nas.deploy.exporting import Wanted
     from sret_nas.deploy.opening import open_model
     from sret_nas.deploy.sample import take
+    from sret_nas.report.commands import line
 
     if int8 and fp16:
         raise UsageError("given --int8 and --fp16; allowed: one of the two")
@@ -148,6 +149,8 @@ def export(
     if opened.kind == "folder":
         _note(Path(model.removeprefix("local-dir:")), made)
     _show(made, opened, form)
+    if exporter.name == "onnx":
+        note(f"next    {line(['sret-nas', 'evaluate', made[0].path, '--data', data])}")
 
 
 def _note(folder: Path, made: list[Exported]) -> None:

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,3 +195,30 @@ def test_a_closed_output_is_one_line() -> None:
     assert done.stderr == "error: standard output cannot be written: it is closed\n"
     both = subprocess.run(["sh", "-c", f"{line} >&- 2>&-"], capture_output=True, text=True)
     assert both.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["profile", "evaluate", "train", "export", "report", "search"])
+def test_a_name_that_no_file_can_have_is_exit_2(command: str, cli: Cli) -> None:
+    result = cli(command, "n" * 300)
+    assert result.code == 2
+    assert "too long" in result.err
+    assert "bug" not in result.err
+
+
+def test_sigterm_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writing(arguments: list[str]) -> int:
+        with tempfile.TemporaryDirectory(dir=tmp_path):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("went on")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(main, "run", writing)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())

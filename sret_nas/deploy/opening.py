@@ -120,7 +120,8 @@ def open_model(
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, ValueError) as error:
-        raise UsageError(f"MODEL: not a path: {type(error).__name__}; allowed: {WHAT}") from error
+        why = getattr(error, "strerror", None) or "not a path"
+        raise UsageError(f"MODEL: {why}; allowed: {WHAT}") from error
     if arch is not None and (is_folder or not is_file or path.suffix == ".onnx"):
         raise UsageError(f"{name}: says its architecture itself; allowed: --arch with a checkpoint")
     if is_file and path.suffix == ".onnx":

@@ -292,6 +292,7 @@ def test_int8_by_the_command(folder: Path, cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "small.onnx"
     result = cli("export", folder, "--int8", "--out", path, "--images", 100, "--json")
     assert result.code == 0, result.err
+    assert f"next    sret-nas evaluate {path} --data " in result.err
     found = result.json
     assert found["file"] == str(path) and found["size_bytes"] == path.stat().st_size
     assert found["dtype"] == "int8" and found["images"] == 100
