@@ -86,7 +86,9 @@ def train(
         int | None, typer.Option(min=0, max=1024, help="Processes that decode images.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Model folder; default models/NAME.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="One CPU thread, one seed: one result.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="One CPU thread, one seed: one result.")
+    ] = 0,
     top: Annotated[
         int | None,
         typer.Option(min=2, help="Train so many members of a run's front, each in its folder."),

@@ -12,7 +12,7 @@ from sret_nas import files
 from sret_nas.errors import Problem
 from sret_nas.units import format_count, format_quantity
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 UNSAID = ("", "nats", "share")
 """Units that are not written behind a value."""
 NAME = re.compile(r"[a-z][a-z0-9_]*")
