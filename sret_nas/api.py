@@ -200,6 +200,7 @@ def prepare(
     sampler, who = check_sampler(sampler), engine_of(engine)
     choice = choose_device(who, device)
     plan, plan_name = choose_proxy(proxy, choice.name)
+    plan = plan.referring(found.choices("image_size"), found.choices("stem_stride"))
     tell(f"reading data '{data}'")
     images = load_data(data, seed=seed, tell=tell, **plan.load_options())
     found = found.fitted(num_classes=images.num_classes, in_chans=images.in_chans)

@@ -1,18 +1,34 @@
 """What a short training is: at what scale and for how long a candidate is tried.
 
+Where a search has image sizes or stem strides to choose from, a proxy of one size and one
+stride would hide what it searches. There the proxy's own stand for the largest of both, its
+``reference``, and others are scaled with them. The largest, because then no image is larger
+than the proxy's, and strides have room to fall. For an architecture of t tokens a side at the
+reference's stride, where the reference has t₀ and the proxy tries that at p:
+
+    tokens a side   p · t / t₀, rounded
+    image size      those tokens times the proxy's stem stride; of the reference, the proxy's own
+    stem stride     the proxy's · that of the architecture / that of the reference, at least 1
+
+So the image size goes with the image size alone, half the stride has twice the tokens a side,
+and a larger image or a smaller stride never has fewer tokens. Rounded is to an even number where
+that is off by a sixteenth at most, for odd grids are halved unevenly by the later stages and cut
+badly (of 121 tokens, 11 alone is a divisor), else to the nearest. Where rounding, or a stride
+that can be no smaller than 1, makes two choices one, the search says so (``space/sight.py``).
+
 No torch here: a plan can be printed without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sret_nas import files
-from sret_nas.arch import Architecture
+from sret_nas.arch import MAX_SIDE, Architecture
 from sret_nas.errors import Problem
 from sret_nas.metrics import Count, Declaration, training
 from sret_nas.recipe import Recipe
@@ -23,6 +39,23 @@ if TYPE_CHECKING:
 RUNG_FACTOR = 2
 VALIDATION_COST = 1 / 3
 """Work of validating an image over that of training on one: forward without backward."""
+
+
+MAX_STRIDE = 8
+OFF = 1 / 16
+"""How far from the exact number of tokens a side an even one may be, as a share of it."""
+
+
+class Reference(files.Record):
+    """What the image size and the stem stride of a proxy stand for.
+
+    Attributes:
+        image_size: Side of the architecture's images in px.
+        stem_stride: 1, 2, 4 or 8.
+    """
+
+    image_size: Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE)]
+    stem_stride: Literal[1, 2, 4, 8]
 
 
 class Proxy(Recipe):
@@ -37,6 +70,9 @@ class Proxy(Recipe):
         rungs: Epochs after which a candidate is compared with others, ascending;
             the last is ``epochs``. Left out: a quarter, a half and all of them.
         seeds: Trainings of a member of the front in all, its first included.
+        reference: The architecture's image size and stem stride that those above stand for;
+            others are scaled with them. ``null``: all are tried at those above. A search
+            fills it in with the largest of its space, where there are several.
     """
 
     image_size: Annotated[int, Field(strict=True, ge=4, le=1024)]
@@ -46,6 +82,7 @@ class Proxy(Recipe):
     val_images: Count | None = None
     rungs: tuple[Count, ...] = ()
     seeds: Count = 3
+    reference: Reference | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -55,6 +92,14 @@ class Proxy(Recipe):
             epochs = data["epochs"]
             rungs = sorted({-(-epochs // RUNG_FACTOR**k) for k in range(3)}) if epochs > 0 else ()
             return {**data, "rungs": tuple(rungs)}
+        return data
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a reference nothing is said of it, as in runs of before there was one."""
+        data: dict[str, Any] = handler(self)
+        if self.reference is None:
+            data.pop("reference", None)
         return data
 
     def _problems(self) -> Iterator[Problem]:
@@ -79,19 +124,66 @@ class Proxy(Recipe):
         hint = f"presets: {', '.join([AUTO, *PRESETS])}; a file ends in .yaml or .json"
         return files.find(cls, source, PRESETS, hint, words=[AUTO])
 
+    def referring(self, image_sizes: Iterable[int], stem_strides: Iterable[int]) -> Proxy:
+        """The proxy of a search among these, of which the largest become its reference.
+
+        Args:
+            image_sizes: Sides that are searched, in px.
+            stem_strides: Stem strides that are searched.
+
+        Returns:
+            The proxy itself where there is but one of each, or where it has a reference.
+        """
+        sizes, strides = set(image_sizes), set(stem_strides)
+        if self.reference is not None or len(sizes) * len(strides) == 1:
+            return self
+        largest = Reference.model_validate({"image_size": max(sizes), "stem_stride": max(strides)})
+        return self.model_copy(update={"reference": largest})
+
+    def scale(self, image_size: int, stem_stride: int) -> tuple[int, int]:
+        """Image size and stem stride at which an architecture of such is tried.
+
+        Example:
+            >>> Proxy.load("fast").referring([160, 192, 224], [4, 8]).scale(160, 4)
+            (24, 2)
+
+        Args:
+            image_size: Of the architecture, in px.
+            stem_stride: Of the architecture.
+        """
+        of = self.reference
+        if of is None:
+            return self.image_size, self.stem_stride
+        whole = -(-self.image_size // self.stem_stride)
+        side, largest = -(-image_size // of.stem_stride), -(-of.image_size // of.stem_stride)
+        tokens = whole if side == largest else _rounded(whole * side / largest)
+        stride = self.stem_stride * stem_stride // of.stem_stride
+        return (
+            self.image_size if tokens == whole else tokens * self.stem_stride,
+            min(max(stride, 1), MAX_STRIDE),
+        )
+
     def apply(self, arch: Architecture, data: DataSet) -> Architecture:
         """The architecture as it is tried: the same design at the proxy's scale.
+
+        It is trained on ``data.at(its image_size)``, by ``suited(its image_size)``.
 
         Raises:
             ArchitectureError: the design does not exist at that scale.
         """
+        image_size, stem_stride = self.scale(arch.image_size, arch.stem_stride)
         return arch.at(
-            image_size=self.image_size,
-            stem_stride=self.stem_stride,
+            image_size=image_size,
+            stem_stride=stem_stride,
             width=self.width,
             num_classes=data.num_classes,
             in_chans=data.in_chans,
         )
+
+    def suited(self, image_size: int) -> Proxy:
+        """The proxy for images of another side in px: it moves them as far in proportion."""
+        pad = round(self.pad * image_size / self.image_size)
+        return self if pad == self.pad else self.model_copy(update={"pad": pad})
 
     @property
     def declaration(self) -> Declaration:
@@ -110,6 +202,12 @@ class Proxy(Recipe):
         """Work of one training in training images, its validation included."""
         per_epoch = len(data.train) + VALIDATION_COST * len(data.val)
         return round(epochs * per_epoch)
+
+
+def _rounded(tokens: float) -> int:
+    """A whole number of tokens a side, even where an even one is near."""
+    even = 2 * round(tokens / 2)
+    return even if abs(even - tokens) <= OFF * tokens else max(1, round(tokens))
 
 
 AUTO = "auto"

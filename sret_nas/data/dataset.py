@@ -6,11 +6,12 @@ The test images are opened by ``DataSet.test`` alone, which confirmation calls o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from sret_nas.data.errors import DataError
 from sret_nas.data.items import Indices, Items
@@ -21,6 +22,8 @@ RESIDENT_BYTES = 2 << 30
 """Splits larger than this together are streamed from where they lie."""
 MOST_UNREADABLE = 0.05
 """Share of images that may be unreadable before the data are refused."""
+SIZES_KEPT = 4
+"""Sizes beside its own at which a data set keeps its images."""
 MOST_NAMED = 100
 """Classes that a run writes down by name."""
 
@@ -61,6 +64,29 @@ class DataSet:
     """What was found of a folder: another process here loads it without a look at the files."""
     former_fingerprint: Callable[[], str] = lambda: ""
     """The fingerprint of versions before 0.2, which their runs have written down."""
+
+    _others: dict[int, DataSet] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def at(self, image_size: int) -> DataSet:
+        """The same images at another size, from wherever they come: the very ones, in their order.
+
+        Mean and deviation stay those of this size. Up to ``SIZES_KEPT`` sizes are kept.
+
+        Args:
+            image_size: Side in px.
+
+        Raises:
+            DataError: most cannot be decoded any more.
+        """
+        if image_size == self.image_size:
+            return self
+        if image_size not in self._others:
+            train, val = resized(self.train, image_size), resized(self.val, image_size)
+            refuse_unreadable(train, val)
+            while len(self._others) >= SIZES_KEPT:
+                del self._others[next(iter(self._others))]
+            self._others[image_size] = replace(self, image_size=image_size, train=train, val=val)
+        return self._others[image_size]
 
     @property
     def num_classes(self) -> int:
@@ -145,6 +171,16 @@ def split_of(items: Items, indices: Indices, side: int, resident: bool) -> Split
         for k, at in enumerate(bad)
     )
     return split
+
+
+def resized(split: Split, side: int) -> Split:
+    """The images of a split at another side in px: decoded again, or those in memory resized."""
+    if isinstance(split, Resident) and split.items is None:
+        images = F.interpolate(split.images, (side, side), mode="bilinear", antialias=True)
+        return Resident(images, split.labels)
+    assert split.items is not None
+    resident = isinstance(split, Resident) and fits(split.items, len(split), side)
+    return split_of(split.items, split.indices, side, resident)
 
 
 def refuse_unreadable(*splits: Split) -> None:

@@ -89,7 +89,8 @@ class ProxyEvaluator(Evaluator):
         trainer, found = self._run(arch, seed, report)
         if found.step < self.declaration.full or not self.data.has_test:
             return found
-        loss, accuracy = trainer.validate(self.data.test())
+        images = self.data.at(self.fits(arch).image_size)
+        loss, accuracy = trainer.validate(images.test())
         return replace(found, tests={"test_loss": loss, "test_accuracy": accuracy})
 
     def fits(self, arch: Architecture) -> Architecture:
@@ -107,8 +108,7 @@ class ProxyEvaluator(Evaluator):
 
     def images_per_second(self, arch: Architecture) -> float:
         """Measured speed of training in this process, in training images."""
-        short = self.data.train.first(self.proxy.batch * (MEASURED_STEPS + 1))
-        trainer = self._trainer(arch, 0, replace(self.data, train=short))
+        trainer = self._trainer(arch, 0, self.proxy.batch * (MEASURED_STEPS + 1))
         while not trainer.settled:
             trainer.train_epoch()
         start = time.perf_counter()
@@ -122,8 +122,10 @@ class ProxyEvaluator(Evaluator):
         curve = follow(trainer.epochs(), report)
         return trainer, evaluation(curve, self.declaration, trainer.why_eager)
 
-    def _trainer(self, arch: Architecture, seed: int, data: DataSet | None = None) -> Trainer:
-        data = data or self.data
-        return Trainer(
-            self.proxy.apply(arch, data), data, self.proxy, seed=seed, device=self.device
-        )
+    def _trainer(self, arch: Architecture, seed: int, most: int | None = None) -> Trainer:
+        """The training of an architecture, on so many of the images at most."""
+        arch = self.fits(arch)
+        data, recipe = self.data.at(arch.image_size), self.proxy.suited(arch.image_size)
+        if most is not None:
+            data = replace(data, train=data.train.first(most))
+        return Trainer(arch, data, recipe, seed=seed, device=self.device)

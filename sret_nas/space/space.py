@@ -158,6 +158,10 @@ class SearchSpace:
         """What an encoding chooses, in order: the dimensions with more than one choice."""
         return self.coding.coordinates
 
+    def choices(self, field: str) -> tuple[Value, ...]:
+        """The choices of a field of the architecture, e.g. ``image_size``; numbers ascending."""
+        return self.coding.top[field].choices
+
     @property
     def transform(self) -> transform.Transform | None:
         """The callable that changes every architecture, or ``None``."""

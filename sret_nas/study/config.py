@@ -281,7 +281,8 @@ class RunConfig(files.Record):
             return
         hint = "choose another --out, or ask for what the run was begun with (its config.yaml)"
         if earlier.device != self.device and earlier.proxy != self.proxy:
-            names = [name for name, plan in PRESETS.items() if plan == earlier.proxy]
+            plain = earlier.proxy.model_copy(update={"reference": None})
+            names = [name for name, plan in PRESETS.items() if plan == plain]
             hint += (
                 f"; it was begun on {earlier.device}, this is {self.device}, and --proxy auto "
                 "goes by the device: "
