@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,11 @@ from .output import Column, Format, count, emit, note, print_json, status
 from .view import duration
 
 if TYPE_CHECKING:
+    from sret_nas.api import Search
     from sret_nas.data import DataSet
     from sret_nas.runner import RunResult
     from sret_nas.runner.estimate import Estimate
-    from sret_nas.space import SearchSpace
+    from sret_nas.space.sight import Sight
     from sret_nas.study.config import RunConfig
     from sret_nas.study.rundir import RunDir
 
@@ -135,14 +137,13 @@ def measured(config: RunConfig, data: DataSet, left: Left) -> Estimate:
         return estimate(config, data, trials, left.confirmations)
 
 
-def show_plan(
-    space: SearchSpace, config: RunConfig, data: DataSet, left: Left, form: Format
-) -> None:
-    """How much is feasible, what would be tried, how long it would take."""
+def show_plan(prepared: Search, left: Left, form: Format) -> None:
+    """How much is feasible, what of it is seen and would be tried, how long it would take."""
     from sret_nas.cost import cost
     from sret_nas.space import check, clock
 
-    expected = measured(config, data, left)
+    space, sight, config = prepared.space, prepared.sight, prepared.config
+    expected = measured(config, prepared.data, left)
     timed = any(b.metric == "latency_ms" for b in config.budgets)
     with status() as progress:
         progress("looking at the space")
@@ -172,6 +173,16 @@ def show_plan(
                 "feasible_share": feasible.share.value,
                 "proxy": config.proxy.model_dump(mode="json"),
                 "evaluator": config.evaluator,
+                "choices": [
+                    {
+                        "name": one.name,
+                        "values": list(one.values),
+                        "searched": list(one.searched),
+                        "seen": one.share,
+                    }
+                    for one in sight.choices
+                ],
+                "unseen": list(config.unseen),
                 "trials": config.trials,
                 "finished": left.finished,
                 "left": left.candidates,
@@ -191,6 +202,7 @@ def show_plan(
     speed = f"{_number(work.per_second)} {unit}/s, measured on the sample"
     rows = [
         {"what": "feasible share of the space", "value": f"{feasible.share.value:.2%}"},
+        *_seen(sight),
         {"what": "candidates", "value": candidates},
         {"what": "work", "value": f"{amount:,} {work.unit}"},
         {"what": "speed of one worker", "value": speed},
@@ -201,3 +213,15 @@ def show_plan(
         {"what": "a sample", "value": f"{arch.id}: {amounts}, depth {arch.depth}"},
     ]
     emit(rows, [Column("what", "plan", left=True), Column("value", "", long=True)], form)
+
+
+def _seen(sight: Sight) -> Iterator[dict[str, str]]:
+    """Rows on the choices that the evaluator sees, those that it sees in part, and the others."""
+    every = len(sight.choices)
+    found = f"all {every}" if sight.seen == every else f"{sight.seen} of {every}"
+    yield {"what": "choices seen", "value": found}
+    part = [f"{one.name} {one.share:.0%}" for one in sight.choices if 0 < (one.share or 0) < 1]
+    if part:
+        yield {"what": "seen in some designs only", "value": ", ".join(part)}
+    if sight.alike:
+        yield {"what": "seen as the same", "value": ", ".join(map(str, sight.alike))}

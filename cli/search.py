@@ -11,7 +11,7 @@ from sret_nas.errors import SretNasError
 from sret_nas.evaluators.registry import EVALUATORS, PROXY
 
 from .engine import LOCAL, EngineOption, tell_cluster
-from .output import Format, FormatOption, JsonOption, note, status
+from .output import Format, FormatOption, JsonOption, count, note, status
 from .pareto import show_front
 from .plan import expectation, left_of, show_plan
 from .where import CodeOption, StorageOption, StudyOption, space_of, tell_code, tell_foreign
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sret_nas.api import Search, SearchResult
     from sret_nas.data import DataSet
     from sret_nas.metrics import Declaration
+    from sret_nas.proxy import Proxy
 
 
 def search(
@@ -148,7 +149,7 @@ def search(
     _announce(prepared)
     left = left_of(run, config)
     if dry_run:
-        show_plan(prepared.space, config, prepared.data, left, form)
+        show_plan(prepared, left, form)
         return
     note(f"expect  {expectation(config, prepared.data, left)}")
 
@@ -188,12 +189,16 @@ def _announce(prepared: Search) -> None:
         note(f"note: the run goes on in {run.address}, not in the storage that is given")
     if config.evaluator == PROXY:
         note(
-            f"proxy   {prepared.proxy_name}: {plan.image_size} px, stem stride {plan.stem_stride}, "
+            f"proxy   {prepared.proxy_name}: {_scale(plan)}, "
             f"width ×{plan.width:g}, {len(images.train):,} images, {plan.epochs} epochs, "
             f"rungs at {', '.join(map(str, plan.rungs))}"
         )
     else:
         note(f"judged  by {config.evaluator}: {_declared(config.declaration)}")
+    for line in config.unseen:
+        note(f"note: {line}")
+    if not config.unseen:
+        note(f"sees    all {count(len(prepared.sight.choices), 'searched choice')}")
     for code in config.code:
         if code.what == "evaluator":
             tell_code(code.name, code.source(), code.what)
@@ -203,6 +208,17 @@ def _announce(prepared: Search) -> None:
     for line in images.notes:
         note(f"data    {line}")
     note(f"models  {_head(config.space, images)}")
+
+
+def _scale(plan: Proxy) -> str:
+    """At what image size and stem stride a proxy tries what."""
+    of = plan.reference
+    if of is None:
+        return f"{plan.image_size} px, stem stride {plan.stem_stride}"
+    return (
+        f"{plan.image_size} px for {of.image_size}, stem stride {plan.stem_stride} for "
+        f"{of.stem_stride}, others in proportion"
+    )
 
 
 def _final(found: Declaration) -> str:

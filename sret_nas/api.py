@@ -32,6 +32,7 @@ from sret_nas.runner.strategies import check as check_sampler
 from sret_nas.space import SearchSpace
 from sret_nas.space.budget import Bound
 from sret_nas.space.bundled import bundled
+from sret_nas.space.sight import Sight, look
 from sret_nas.study.config import RunConfig, commit, versions
 from sret_nas.study.config import code_of as space_code
 from sret_nas.study.objectives import default, parse
@@ -81,7 +82,8 @@ class Search:
     Attributes:
         run: Its folder and study.
         config: Everything that decides what it does.
-        space: Fitted to the data.
+        space: Fitted to the data, without what the evaluator cannot see.
+        sight: What it sees.
         data: Loaded.
         choice: The device, and why.
         proxy_name: What the proxy is called.
@@ -92,11 +94,17 @@ class Search:
     run: RunDir
     config: RunConfig
     space: SearchSpace
+    sight: Sight
     data: DataSet
     choice: Choice
     proxy_name: str
     bounds: tuple[Bound, ...]
     engine: Engine
+
+    @property
+    def judged_by(self) -> str:
+        """What to call the evaluator in a sentence."""
+        return _who(self.config.evaluator)
 
     def start(self, watch: Watch = lambda _: None) -> SearchResult:
         """Do it, or go on with it.
@@ -204,16 +212,17 @@ def prepare(
     tell(f"reading data '{data}'")
     images = load_data(data, seed=seed, tell=tell, **plan.load_options())
     found = found.fitted(num_classes=images.num_classes, in_chans=images.in_chans)
-    bounds = found.examine(budgets)
-    declared = None
-    if who_judges != PROXY:
-        declared = make(plan, images, torch.device("cpu")).declaration
+    found.examine(budgets)
+    judge = make(plan, images, torch.device("cpu"))
+    declared = None if who_judges == PROXY else judge.declaration
     finds = declared or plan.declaration
     goals = parse(default(finds) if objectives is None else objectives, finds)
+    seen, sight = look(found, judge.fits, budgets, [goal.name for goal in goals])
     if workers is None:
         workers = room(who, choice.name)
     config = RunConfig(
-        space=found.file.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        space=_written(seen),
+        unseen=tuple(sight.said(_who(who_judges))),
         space_folder=_folder(found),
         space_code=space_code(found),
         evaluator=who_judges,
@@ -241,14 +250,19 @@ def prepare(
     config = config.with_latency()
     config = config.trusting() if allow_code or theirs else config
     config = config.accepting_versions() if accept_versions else config
-    folder = Path(out) if out else Path("runs") / safe_name(study or config.name)
+    whole = config.model_copy(update={"space": _written(found), "unseen": ()})
+    folder = Path(out) if out else Path("runs") / safe_name(study or whole.name)
     run = RunDir(folder, storage, study)
     if run.exists:
         earlier = run.config()
+        if earlier.space == whole.space != config.space:  # of before the evaluator was looked at
+            seen, sight = found, sight.keeping("the run was begun with them")
+            config = whole.model_copy(update={"unseen": tuple(sight.said(_who(who_judges)))})
         same = images.known_as(earlier.data["fingerprint"])
         config = config.model_copy(update={"data": config.data | {"fingerprint": same}})
         config = config.going_on(earlier, run.path)
-    return Search(run, config, found, images, choice, plan_name, bounds, who)
+    bounds = seen.examine(budgets)
+    return Search(run, config, seen, sight, images, choice, plan_name, bounds, who)
 
 
 def search(
@@ -287,10 +301,21 @@ def search(
         allowed = ", ".join(prepare.__kwdefaults__ or {})
         raise UsageError(f"search: given {', '.join(sorted(unknown))}", f"allowed: {allowed}")
     prepared = prepare(space, **options)
+    for line in prepared.sight.said(prepared.judged_by):
+        log.warning("%s", line)
     found = prepared.start(_Told(list(callbacks)))
     if found.ending == "interrupted":
         raise KeyboardInterrupt(f"{prepared.run.label}: the same call goes on")
     return found
+
+
+def _who(evaluator: str) -> str:
+    return "the proxy" if evaluator == PROXY else f"evaluator '{evaluator}'"
+
+
+def _written(space: SearchSpace) -> dict[str, Any]:
+    """The file of a space, as plain data."""
+    return space.file.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def _folder(space: SearchSpace) -> str | None:

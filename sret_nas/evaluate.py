@@ -114,6 +114,10 @@ class Evaluator(ABC):
     def fits(self, arch: Architecture) -> object:
         """Check that an architecture exists at the evaluator's scale; default: all do.
 
+        Returns:
+            The architecture as it is tried, where that is another: by it a search tells which
+            of its choices the evaluator cannot see, and says so. Anything else is not looked at.
+
         Raises:
             ArchitectureError: it does not, with the reason.
         """

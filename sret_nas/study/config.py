@@ -38,7 +38,8 @@ class RunConfig(files.Record):
     """Everything that decides what a run does.
 
     Attributes:
-        space: The whole space file.
+        space: The whole space file, without what the evaluator cannot see.
+        unseen: What that is, in sentences.
         space_folder: Where it lay; a callable's module is looked for there.
         space_code: Hash of that module; ``None`` without a callable. Only a module of that
             content runs, and only in a configuration made by ``trusting``.
@@ -74,6 +75,7 @@ class RunConfig(files.Record):
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     space: dict[str, Any]
+    unseen: tuple[str, ...] = ()
     space_folder: str | None = None
     space_code: str | None = None
     budget: tuple[str, ...] = ()
