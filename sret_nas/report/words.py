@@ -70,16 +70,19 @@ def how(outcome: RunResult) -> str:
     """How candidates were judged, and what that is worth."""
     config, declared = outcome.config, outcome.config.declaration
     found = ", ".join(metric.title for metric in declared.metrics)
+    unseen = "".join(f" {line[0].upper()}{line[1:]}." for line in config.unseen)
     if config.evaluator == PROXY:
+        plan, of = config.proxy, config.proxy.reference
+        larger = f" for {of.image_size} px, others in proportion," if of else ""
         return (
-            f"Trained by the proxy: {config.proxy.epochs} epochs at {config.proxy.image_size} px "
+            f"Trained by the proxy: {plan.epochs} epochs at {plan.image_size} px{larger} "
             f"on {data(outcome)}. They order architectures; they do not promise what a full "
-            "training reaches."
+            f"training reaches.{unseen}"
         )
     steps = f" in {declared.full} {declared.step}s" if declared.step else ", without a training"
     return (
         f"Judged by the evaluator {config.evaluator}: {found}{steps}. It orders architectures as "
-        "far as it can be trusted; it promises nothing of what a training reaches."
+        f"far as it can be trusted; it promises nothing of what a training reaches.{unseen}"
     )
 
 

@@ -4,8 +4,8 @@ What an evaluator tries may be smaller than the architecture that it judges. Two
 that become one there get the same result, and a search would take the cheaper one for better.
 So before a search, each choice is varied by itself in a fixed sample of feasible architectures,
 and what would be tried is compared. Values that are never told apart are one to the evaluator:
-only the cheapest of them is searched, and the user is told. Where a value is left out, others
-may have lost what told them apart; so one looks again until nothing more is found.
+only the cheapest of them is searched, and the user is told. Others are then seen as they were
+before: what told them apart at a value that is left out does so at the one that stays.
 
 What is told apart in some architectures only stays, and is counted.
 """
@@ -32,6 +32,8 @@ from sret_nas.units import Budget
 
 Trained: TypeAlias = Callable[[Architecture], object]
 """What an evaluator tries of an architecture, as ``Evaluator.fits`` says; else it itself."""
+Pairs: TypeAlias = Counter[tuple[int, int]]
+"""Architectures by the two numbers, ascending, of choices that they differ in."""
 FEW = 16
 """Architectures in which every choice is varied."""
 MANY = 192
@@ -160,30 +162,24 @@ def look(
     """
     bounds = [bound for bound in budgets if bound.metric in METRICS]
     order = tuple(dict.fromkeys((*(c for c in costs if c in METRICS), "params", "macs")))
-    found: dict[str, Seen] = {
-        d.name: Seen(d.name, d.choices, d.choices, 0, 0) for d in space.coordinates
-    }
-    alike: list[Alike] = []
-    now = space
-    while True:
-        view = _View(now, trained, bounds)
-        merged = []
-        for j, d in enumerate(now.coordinates):
-            pairs, apart, classes = view.choice(j)
-            found[d.name] = replace(found[d.name], pairs=pairs, apart=apart)
-            for members in classes:
-                cheapest = view.by_cost(j, members, order)
-                merged.append(Alike(d.name, tuple(d.choices[k] for k in cheapest)))
-        known = {(one.name, frozenset(one.values)) for one in alike}
-        merged = [one for one in merged if (one.name, frozenset(one.values)) not in known]
-        if not merged:
-            break
-        now, settled = _without(now, merged, bounds)
-        alike += settled
+    view = _View(space, trained, bounds)
+    found: list[Seen] = []
+    merged: list[Alike] = []
+    for j, d in enumerate(space.coordinates):
+        apart, one = view.pairs(j)
+        left = set(range(len(d.choices)))
+        for members in view.groups(len(d.choices), apart, one):
+            cheapest = view.by_cost(j, members, order)
+            merged.append(Alike(d.name, tuple(d.choices[k] for k in cheapest)))
+            left -= set(cheapest[1:])
+        counted = [pair for pair in apart | one if len(left) == 1 or left.issuperset(pair)]
+        told = sum(apart[pair] for pair in counted)
+        found.append(
+            Seen(d.name, d.choices, d.choices, told + sum(one[pair] for pair in counted), told)
+        )
+    now, alike = _without(space, merged, bounds)
     kept = {d.name: d.choices for d in now.coding.dimensions}
-    choices = tuple(
-        replace(one, searched=kept.get(one.name, one.values[:1])) for one in found.values()
-    )
+    choices = tuple(replace(one, searched=kept.get(one.name, one.values[:1])) for one in found)
     return now, Sight(choices, tuple(alike), _lost(space, now) if now is not space else ())
 
 
@@ -202,10 +198,8 @@ def _without(
             smaller = SearchSpace(file, space.folder, allow_code=space.transform is not None)
             if bounds:
                 smaller.examine(bounds)
-        except ConfigError:
-            settled.append(replace(one, kept="the rest of the space needs them"))
-        except InfeasibleError:
-            settled.append(replace(one, kept="the budget needs them"))
+        except (ConfigError, InfeasibleError):
+            settled.append(replace(one, kept="no other choice fits without them"))
         else:
             space = smaller
             settled.append(one)
@@ -228,25 +222,28 @@ class _View:
         self.enough = ENOUGH if len(self.contexts) == MANY else 1
         self._known: dict[bytes, tuple[str, str | None]] = {}
 
-    def choice(self, j: int) -> tuple[int, int, list[list[int]]]:
-        """How far a coordinate is seen.
-
-        Returns:
-            Pairs of different architectures that were looked at, how many of them are
-            different to the evaluator, and groups of choices that never are.
-        """
-        number = len(self.space.coordinates[j].choices)
-        every = list(itertools.combinations(range(number), 2))
-        apart, one = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+    def pairs(self, j: int) -> tuple[Pairs, Pairs]:
+        """How often choices of a coordinate are told apart, and how often not, pair by pair."""
+        apart, one = Pairs(), Pairs()
         self._compare(self.contexts[:FEW], j, apart, one)
-        if not all(apart[pair] for pair in every):
+        number = len(self.space.coordinates[j].choices)
+        if not all(apart[pair] for pair in itertools.combinations(range(number), 2)):
             self._compare(self.contexts[FEW:], j, apart, one)
-        blind = {pair for pair in every if not apart[pair] and one[pair] >= self.enough}
-        return apart.total() + one.total(), apart.total(), _groups(number, blind)
+        return apart, one
 
-    def _compare(
-        self, codes: Codes, j: int, apart: Counter[tuple[int, int]], one: Counter[tuple[int, int]]
-    ) -> None:
+    def groups(self, number: int, apart: Pairs, one: Pairs) -> list[list[int]]:
+        """Groups of at least two of so many choices that are never told apart."""
+        found: list[list[int]] = []
+        for k in range(number):
+            for group in found:
+                if all(not apart[a, k] and one[a, k] >= self.enough for a in group):
+                    group.append(k)
+                    break
+            else:
+                found.append([k])
+        return [group for group in found if len(group) > 1]
+
+    def _compare(self, codes: Codes, j: int, apart: Pairs, one: Pairs) -> None:
         """Count the pairs of choices that are told apart in some encodings, and that are not."""
         number = len(self.space.coordinates[j].choices)
         varied = np.repeat(codes, number, axis=0)
@@ -302,19 +299,6 @@ def _contexts(space: SearchSpace, bounds: Sequence[Budget]) -> Codes:
             found = space.sample(MANY, 0, bounds)
             codes = space.coding.array([space.encode(arch) for arch in found])
     return codes[:MANY]
-
-
-def _groups(number: int, blind: set[tuple[int, int]]) -> list[list[int]]:
-    """Groups of at least two choices, all pairs of which are blind."""
-    groups: list[list[int]] = []
-    for k in range(number):
-        for group in groups:
-            if all((other, k) in blind for other in group):
-                group.append(k)
-                break
-        else:
-            groups.append([k])
-    return [group for group in groups if len(group) > 1]
 
 
 def _lost(whole: SearchSpace, smaller: SearchSpace) -> tuple[str, ...]:
