@@ -1,7 +1,8 @@
 """One run: workers try candidates under a budget, prune, confirm, and write the front down."""
 
+from sret_nas.runner.member import Confirmation, Member
 from sret_nas.runner.order import Order
-from sret_nas.runner.result import Confirmation, Member, RunResult
+from sret_nas.runner.result import RunResult
 from sret_nas.runner.run import Ended, architecture, join, load, search
 from sret_nas.runner.sampling import FilteredSampler
 from sret_nas.runner.strategies import SAMPLERS
