@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sret_nas.runner.order import Counted, Floats, draws, taus
+
 SIMILAR = 1.5
 """Largest factor between the MACs of two architectures of similar cost."""
 BOOTSTRAPS = 2_000
-
-Floats = npt.NDArray[np.float64]
-Counted = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,7 @@ class Pairs:
 
     def __init__(self, counted: dict[str, Counted]) -> None:
         self.counted = counted
-        n = len(next(iter(counted.values())))
-        multiplicities = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)
-        self._weights = np.vstack([np.ones(n), multiplicities])
+        self._drawn = draws(len(next(iter(counted.values()))), BOOTSTRAPS, seed=0)
 
     def tau(self, x: npt.ArrayLike, y: npt.ArrayLike) -> dict[str, Estimate]:
         """τ-b between two quantities, both better when small, by the pairs that count.
@@ -89,20 +86,8 @@ class Pairs:
         a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         unknown = np.isnan(a) | np.isnan(b)
         a, b = np.where(unknown, 0, a), np.where(unknown, 0, b)
-        signs_x, signs_y = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
         known = ~(unknown[:, None] | unknown)
-        return {
-            name: self._estimate(signs_x * (counted & known), signs_y * (counted & known))
-            for name, counted in self.counted.items()
+        found = {
+            name: taus(a, b, counted & known, self._drawn) for name, counted in self.counted.items()
         }
-
-    def _estimate(self, x: Floats, y: Floats) -> Estimate:
-        alike, untied_x, untied_y = (self._sums(p) for p in (x * y, x * x, y * y))
-        with np.errstate(invalid="ignore"):
-            taus = alike / np.sqrt(untied_x * untied_y)
-        return Estimate(float(taus[0]), taus[1:])
-
-    def _sums(self, pairs: Floats) -> Floats:
-        """Weighted sums over all pairs, one a draw: wᵀ P w."""
-        sums: Floats = ((self._weights @ pairs) * self._weights).sum(axis=1)
-        return sums
+        return {name: Estimate(float(one[0]), one[1:]) for name, one in found.items()}

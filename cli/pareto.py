@@ -77,7 +77,8 @@ def columns(outcome: RunResult) -> list[Column]:
     def column(key: str, title: str, metric: Metric, rank: int) -> Column:
         return Column(key, title, metric.below_heading, rank=0 if metric in sought else rank)
 
-    found = [Column("trial", "trial"), Column("id", "id", rank=6, left=True)]
+    take = Column("recommended", "take", lambda v: "*" if v else "", rank=2, left=True)
+    found = [Column("trial", "trial"), take, Column("id", "id", rank=6, left=True)]
     for i, metric in enumerate(declared.metrics):
         name = metric.heading
         found.append(column(metric.name, f"{name}, {one}" if again else name, metric, 4))
@@ -96,6 +97,7 @@ def columns(outcome: RunResult) -> list[Column]:
     ]
     if again:
         found.append(Column("seeds", "seeds", rank=8))
+        found.append(Column("group", "group", rank=3))
         shown = Column("dethroned", "confirmed", lambda v: "no" if v else "yes", rank=3, left=True)
         found.append(shown)
     return found

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sret_nas.data import DataSet
     from sret_nas.metrics import Declaration
     from sret_nas.proxy import Proxy
+    from sret_nas.runner import Order
 
 
 def search(
@@ -249,7 +250,31 @@ def _head(space: dict[str, Any], images: DataSet) -> str:
     )
 
 
+def _tell_order(outcome: SearchResult) -> None:
+    """How well what was cheap to know ordered the candidates, of all sizes and of one."""
+    from sret_nas.report.answer import one_size
+
+    declared = outcome.config.declaration
+    if declared.fidelities and not outcome.fidelity():
+        note("too few candidates were trained to the end to judge how well the proxy orders them")
+    size = one_size(outcome)
+    within = {order.by: order for order in size["orders"]} if size else {}
+    for order in outcome.fidelity():
+        note(
+            f"order by {order.by}: Kendall τ {_tau(order)} with the final {_final(declared)}, "
+            f"{order.candidates} candidates"
+            + (f"; of one size {_tau(within[order.by])}" if order.by in within else "")
+        )
+    if size:
+        note(f"{size['verdict']} {size['spread']}".rstrip())
+
+
+def _tau(order: Order) -> str:
+    return f"{order.tau:.2f} [{order.low:.2f}, {order.high:.2f}]"
+
+
 def _finish(outcome: SearchResult, form: Format) -> None:
+    from sret_nas.report.answer import chosen
     from sret_nas.report.commands import take_away
 
     declared = outcome.config.declaration
@@ -269,13 +294,7 @@ def _finish(outcome: SearchResult, form: Format) -> None:
     saving = outcome.saving()
     if saving is not None:
         note(f"stopping at rungs saved {saving:.0%} of the {declared.step}s")
-    if declared.fidelities and not outcome.fidelity():
-        note("too few candidates were trained to the end to judge how well the proxy orders them")
-    for order in outcome.fidelity():
-        note(
-            f"order by {order.by}: Kendall τ {order.tau:.2f} [{order.low:.2f}, {order.high:.2f}] "
-            f"with the final {_final(declared)}, {order.candidates} candidates"
-        )
+    _tell_order(outcome)
     seconds = outcome.seconds()
     if seconds["workers"]:
         rest = 1 - seconds["training"] / seconds["workers"]
@@ -290,5 +309,6 @@ def _finish(outcome: SearchResult, form: Format) -> None:
     except SretNasError as problem:  # the run itself is safe in its study
         note(f"note: no report: {problem}")
     if outcome.best:
+        note(f"take    trial {outcome.best.trial}. {' '.join(chosen(outcome))}")
         note(f"next    sret-nas profile {path}/architectures/{outcome.best.trial:03d}.yaml")
         note(f"        {take_away(outcome, outcome.best.trial)[0]}")

@@ -163,7 +163,7 @@ class Proxy(Recipe):
             min(max(stride, 1), MAX_STRIDE),
         )
 
-    def apply(self, arch: Architecture, data: DataSet) -> Architecture:
+    def apply(self, arch: Architecture, data: DataSet | Architecture) -> Architecture:
         """The architecture as it is tried: the same design at the proxy's scale.
 
         It is trained on ``data.at(its image_size)``, by ``suited(its image_size)``.

@@ -25,7 +25,9 @@ Figure = dict[str, Any]
 def front(outcome: RunResult, references: Sequence[Reference]) -> list[Figure]:
     """Quality against each known cost: a figure for every cost objective."""
     goals = outcome.config.goals
-    return [_front(outcome, quality(goals), cost, references) for cost in costs(goals)]
+    figures = [_front(outcome, quality(goals), cost, references) for cost in costs(goals)]
+    _frame_groups(figures[0], outcome, quality(goals), costs(goals)[0])
+    return figures
 
 
 def _front(
@@ -115,6 +117,39 @@ def _front(
         room = 0.06 * (high - low) or 0.1 * high
         axis["range"] = [low - room, high + room]
     return {"data": traces, "layout": layout}
+
+
+def _frame_groups(figure: Figure, outcome: RunResult, goal: Metric, cost: Metric) -> None:
+    """A frame around members that cannot be told apart, where that is more than one.
+
+    Groups are neighbours by the first cost alone, so that is the chart for them.
+    """
+    groups = outcome.recommendation.groups if outcome.recommendation else {}
+    spread, layout = spreads(outcome, goal.name), figure["layout"]
+    layout |= {"shapes": [], "annotations": []}
+    for number in dict.fromkeys(groups.values()):
+        here = [m for m in outcome.front if groups.get(m.trial) == number and m.metrics[cost.name]]
+        if len(here) < 2:
+            continue
+        x = [float(m.metrics[cost.name] or 0) for m in here]
+        y = [float(m.reached(goal.name) or 0) for m in here]
+        bars = [spread[m.trial] for m in here]
+        low = min(value - bar for value, bar in zip(y, bars, strict=True))
+        high = max(value + bar for value, bar in zip(y, bars, strict=True))
+        room = 0.01 * (max(x) - min(x))
+        layout["shapes"].append(
+            {
+                "type": "rect", "layer": "below", "fillcolor": FRONT, "opacity": 0.12,
+                "line": {"width": 0}, "x0": min(x) - room, "x1": max(x) + room,
+                "y0": low, "y1": high,
+            }
+        )  # fmt: skip
+        layout["annotations"].append(
+            {
+                "text": f"group {number}", "x": max(x) + room, "y": high, "showarrow": False,
+                "xanchor": "right", "yanchor": "bottom", "font": {"size": 11, "color": FRONT},
+            }
+        )  # fmt: skip
 
 
 def _focus(traces: Sequence[Figure], axis: Figure, better: int) -> None:

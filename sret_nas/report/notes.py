@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sret_nas.arch import Architecture
 from sret_nas.cost import Cost, cost
 from sret_nas.metrics import LATENCY, MACS, MEMORY, PARAMS, Declaration
-from sret_nas.report import commands, words
+from sret_nas.report import answer, commands, words
 from sret_nas.report.known import published_name
 from sret_nas.runner import Confirmation, Member, RunResult
 from sret_nas.study.records import record
@@ -69,6 +69,7 @@ def of_study(outcome: RunResult) -> str:
             for metric in words.metrics_of(outcome)
         )
         lines.append(f"**Recommended: trial {best.trial}**, {told}; {_count(seeds, 'seed')}.")
+        lines.append(_text(" ".join(answer.chosen(outcome))))
     lines.append(f"{_text(words.how(outcome))} {words.exactness(outcome)}")
     lines.append("The whole story: `sret-nas report RUN`, or `report.html` in the run's folder.")
     return "\n\n".join(lines)

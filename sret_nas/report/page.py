@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,14 @@ from sret_nas.cost import cost
 from sret_nas.deploy.transfer import FEWEST
 from sret_nas.drawing import draw
 from sret_nas.evaluators.registry import PROXY, is_own
-from sret_nas.report import charts, commands, words
+from sret_nas.report import answer, charts, commands, words
+from sret_nas.report.findings import findings
 from sret_nas.report.known import published_name, references
 from sret_nas.report.rendering import render
 from sret_nas.report.transferred import transferred
 from sret_nas.runner import Member, RunResult
-from sret_nas.study.objectives import quality
 from sret_nas.study.records import record
 from sret_nas.study.rundir import RunDir, reported
-from sret_nas.units import Budget, format_quantity
 
 MOST_MEMBERS = 40
 """Members that are shown in full; the page says where the others are."""
@@ -79,7 +76,7 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         "stripped": any("yaxis2" in figure["layout"] for figure in figures),
         "ordered_by": _ordered_by(outcome),
         "stopped": outcome.counts()["pruned"] > 0,
-        "why": best and _why(outcome, best),
+        "why": best and answer.why(outcome),
         "members": [_member(outcome, member) for member in shown],
         "hidden": len(members) - len(shown),
         "front": [_row(outcome, member) for member in members],
@@ -88,9 +85,11 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         "figures": figures,
         "importances": importances,
         "why_no_importances": why_not,
-        "agreement": _agreement(outcome),
+        "findings": findings(outcome),
+        "groups": answer.groups(outcome),
         "references": known,
         "fidelity": outcome.fidelity(),
+        "one_size": answer.one_size(outcome),
         "seconds": outcome.seconds(),
         "saving": outcome.saving(),
         "failures": outcome.failures(),
@@ -105,55 +104,6 @@ def _content(outcome: RunResult) -> dict[str, Any]:
     }
 
 
-def _why(outcome: RunResult, best: Member) -> list[str]:
-    """Why this one, in sentences."""
-    members = outcome.front
-    standing = [member for member in members if not member.dethroned]
-    goal = quality(outcome.config.goals)
-    name = goal.title
-    most = "lowest" if goal.direction == "minimize" else "highest"
-    if len(standing) == 1:
-        first = "It is the only architecture that stands on the front"
-    else:
-        first = f"It has the {most} {name} of the {len(standing)} architectures on the front"
-    if best.confirmation:
-        first += f", as the mean over {best.confirmation.seeds} seeds."
-    else:
-        declared = outcome.config.declaration
-        if declared.seeds == 1:
-            first += "; another seed would change nothing."
-        else:
-            once = "training" if declared.trains else "evaluation"
-            first += f"; a single {once}, not confirmed with other seeds yet."
-    told = [first]
-    if outcome.config.budget:
-        over = _over(outcome.config.budgets, best)
-        told.append(
-            f"Measured at the end, it exceeds the budget: {', '.join(over)}."
-            if over
-            else f"It satisfies the budget: {', '.join(map(str, outcome.config.budgets))}."
-        )
-    lost = len(members) - len(standing)
-    if lost:
-        counts = "counts" if lost == 1 else "count"
-        told.append(
-            f"{lost} of the front fell behind another once confirmed, and no longer {counts}."
-        )
-    told += words.cheaper(outcome, best)
-    return told
-
-
-def _over(budgets: Sequence[Budget], member: Member) -> list[str]:
-    """Bounds that a measurement exceeds: a latency that was predicted, at its first batch."""
-    timed = [bound for bound in budgets if bound.metric == "latency_ms"][:1]
-    taken = member.metrics["latency_ms"]
-    return [
-        f"{format_quantity('latency_ms', taken)} instead of {bound}"
-        for bound in timed
-        if taken is not None and taken > bound.limit
-    ]
-
-
 def _row(outcome: RunResult, member: Member) -> dict[str, Any]:
     """A member as its figures are shown: each metric, with its spread over the seeds."""
     return {
@@ -161,6 +111,7 @@ def _row(outcome: RunResult, member: Member) -> dict[str, Any]:
         "shown": {m.name: words.reached(outcome, member, m) for m in words.metrics_of(outcome)},
         "confirmation": member.confirmation,
         "dethroned": member.dethroned,
+        "group": outcome.recommendation and outcome.recommendation.groups.get(member.trial),
     }
 
 
@@ -212,19 +163,3 @@ def _importances(outcome: RunResult) -> tuple[list[tuple[str, float]], str]:
     except (ValueError, RuntimeError) as error:
         return [], f"Optuna could not tell: {error}"
     return [(name, share) for name, share in found.items() if share > 0.004][:12], ""
-
-
-def _agreement(outcome: RunResult) -> dict[str, Any]:
-    """Choices that all members of the front share, and how the others are spread."""
-    trials = {trial.number: trial for trial in outcome.trials}
-    chosen = [trials[member.trial].params for member in outcome.front]
-    same: list[tuple[str, Any]] = []
-    spread: list[tuple[str, list[tuple[Any, int]]]] = []
-    if len(chosen) > 1:
-        for name in dict.fromkeys(key for params in chosen for key in params):
-            counts = Counter(params[name] for params in chosen if name in params)
-            if len(counts) == 1 and counts.total() == len(chosen):
-                same.append((name, next(iter(counts))))
-            else:
-                spread.append((name, sorted(counts.items(), key=lambda item: -item[1])))
-    return {"members": len(chosen), "same": same, "spread": spread}

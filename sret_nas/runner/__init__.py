@@ -2,6 +2,7 @@
 
 from sret_nas.runner.member import Confirmation, Member
 from sret_nas.runner.order import Order
+from sret_nas.runner.recommendation import Recommendation
 from sret_nas.runner.result import RunResult
 from sret_nas.runner.run import Ended, architecture, join, load, search
 from sret_nas.runner.sampling import FilteredSampler
@@ -14,6 +15,7 @@ __all__ = [
     "FilteredSampler",
     "Member",
     "Order",
+    "Recommendation",
     "RunResult",
     "architecture",
     "join",

@@ -43,7 +43,7 @@ class Member:
         metrics: What its own trial reached and what it costs.
         architecture: The architecture.
         confirmation: ``None`` until confirmed.
-        dethroned: Whether another member dominates it once all are confirmed.
+        dethroned: Whether another member dominates it, by the means of those with several seeds.
         latency: Where it matters: ``ms``, ``margin_ms``, ``source``, ``warning``; of a
             measured one also ``equal_to`` and ``on`` (see ``comparison``).
     """
@@ -55,6 +55,11 @@ class Member:
     confirmation: Confirmation | None = None
     dethroned: bool = False
     latency: dict[str, Any] | None = None
+
+    @property
+    def seeds(self) -> int:
+        """Evaluations behind what it reached."""
+        return self.confirmation.seeds if self.confirmation else 1
 
     def reached(self, name: str) -> float | None:
         """A metric: the mean over its seeds, where it has been confirmed and that has one."""

@@ -21,8 +21,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sret_nas import files, pareto
 from sret_nas.metrics import LATENCY, MACS, MEMORY, PARAMS, Metric
+from sret_nas.runner.fidelity import OneSize, one_size
 from sret_nas.runner.member import Confirmation, Member
+from sret_nas.runner.noise import Noise, pooled
 from sret_nas.runner.order import Order, kendall
+from sret_nas.runner.recommendation import Recommendation, recommend
 from sret_nas.study.config import RunConfig
 from sret_nas.study.objectives import costs, losses, quality
 from sret_nas.study.records import confirmations, record
@@ -196,28 +199,48 @@ class RunResult:
         return Confirmation(1 + len(good), mean, std, reasons)
 
     def _dethroned(self, members: Sequence[Member]) -> list[bool]:
-        if not all(member.confirmation for member in members):
-            return [False] * len(members)
-        confirmed = []
-        for member in members:
-            assert member.confirmation is not None
-            means = member.metrics | member.confirmation.mean
-            confirmed.append(losses(self.config.goals, means))  # type: ignore[arg-type]
-        return [not kept for kept in pareto.front(confirmed)] if confirmed else []
+        """Which of those with several seeds another one of those dominates."""
+        repeated = [i for i, member in enumerate(members) if member.seeds > 1]
+        points = [
+            losses(
+                self.config.goals,
+                {goal.name: members[i].reached(goal.name) for goal in self.config.goals},  # type: ignore[misc]
+            )
+            for i in repeated
+        ]
+        kept: Sequence[Any] = pareto.front(points).tolist() if points else []
+        lost = {i for i, stands in zip(repeated, kept, strict=True) if not stands}
+        return [i in lost for i in range(len(members))]
 
-    def recommended(self) -> Member | None:
-        """The member to take: the best quality that still stands after confirmation.
+    @cached_property
+    def noise(self) -> Noise | None:
+        """How much the quality changes with the seed; ``None`` where nothing was repeated."""
+        return self._noise(quality(self.config.goals).name)
+
+    def _noise(self, name: str) -> Noise | None:
+        own = {trial.number: record(trial).metrics[name] for trial in self.complete()}
+        values = {number: [value] for number, value in own.items()}
+        for number, _, found in confirmations(self._attributes):
+            if number in values and name in found:
+                values[number].append(found[name])
+        return pooled(values.values())
+
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """The member to take, and how sure that is; ``None`` with an empty front.
 
         Where a latency is bounded, of those that keep the bound with their margin, if any.
         """
-        goal = quality(self.config.goals)
+        standing = any(not member.dethroned for member in self.front)
+        kept = [member for member in self.front if not self._too_slow(member)]
+        if not any(not member.dethroned for member in kept):
+            kept = self.front
+        return recommend(kept, quality(self.config.goals), self.noise) if standing else None
 
-        def reached(member: Member) -> float:
-            return goal.loss(member.reached(goal.name) or 0.0)
-
-        standing = [member for member in self.front if not member.dethroned]
-        kept = [member for member in standing if not self._too_slow(member)]
-        return min(kept or standing, key=reached, default=None)
+    def recommended(self) -> Member | None:
+        """The member to take (see ``recommendation``)."""
+        found = self.recommendation
+        return found.member if found else None
 
     def _too_slow(self, member: Member) -> bool:
         """Whether its latency may exceed the bound that holds for it."""
@@ -234,20 +257,39 @@ class RunResult:
         stopped one has no final value. Empty where the evaluator has no rungs.
         Empty with fewer than ``FEWEST_ORDERED`` of them: an interval would say nothing.
         """
+        by, final = self._ordered()
+        return [kendall(name, values, final, seed) for name, values in by.items()]
+
+    def one_size(self, seed: int = 0) -> OneSize | None:
+        """The same within narrow bands of cost, and whether the run can rank designs there.
+
+        ``None`` where ``fidelity`` is empty.
+        """
+        by, final = self._ordered()
+        if not by:
+            return None
+        counts = {
+            name: [record(trial).metrics[name] for trial in self.complete()]
+            for name in ("macs", "params")
+        }
+        noise = self._noise(self.config.declaration.quality.name)
+        return one_size(counts["macs"], counts["params"], by, final, noise, seed)
+
+    def _ordered(self) -> tuple[dict[str, list[float]], list[float]]:
+        """What orders the candidates that reached the end, and their final losses."""
         trials = self.complete()
         declared = self.config.declaration
         if len(trials) < FEWEST_ORDERED or not declared.fidelities:
-            return []
+            return {}, []
         goal, first = declared.quality, declared.fidelities[0]
-        final = [goal.loss(record(trial).metrics[goal.name]) for trial in trials]
-        orders = {
+        by = {
             f"{goal.name} at {declared.step} {first}": [
                 goal.loss(record(trial).curve[first - 1][goal.name]) for trial in trials
             ],
             "params": [-record(trial).metrics["params"] for trial in trials],
             "macs": [-record(trial).metrics["macs"] for trial in trials],
         }
-        return [kendall(by, values, final, seed) for by, values in orders.items()]
+        return by, [goal.loss(record(trial).metrics[goal.name]) for trial in trials]
 
     def hypervolumes(self) -> list[tuple[int, float]]:
         """Hypervolume after each complete trial, as a share of the final one.
@@ -278,6 +320,8 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as the contract has it."""
+        size, found = self.one_size(), self.recommendation
+        groups = found.groups if found else {}
         return {
             "schema": 1,
             "run": self.run.label,
@@ -293,12 +337,17 @@ class RunResult:
             "seconds": self.seconds(),
             "saved_by_rungs": self.saving(),
             "fidelity": [asdict(order) for order in self.fidelity()],
-            "front": [member.to_dict() for member in self.front],
+            "one_size": size and asdict(size) | {"doubts": size.doubts},
+            "noise": self.noise and asdict(self.noise),
+            "recommended": found and found.to_dict(),
+            "front": [
+                member.to_dict() | {"group": groups.get(member.trial)} for member in self.front
+            ],
         }
 
     def rows(self) -> list[dict[str, Any]]:
         """The front as flat rows; a mean is called by the short name of its metric."""
-        declared = self.config.declaration
+        declared, found = self.config.declaration, self.recommendation
         rows = []
         for member in self.front:
             seeds = member.confirmation
@@ -316,6 +365,8 @@ class RunResult:
                     "seeds": seeds.seeds if seeds else 1,
                     **{metric.name: mean.get(metric.name) for metric in declared.tests},
                     "dethroned": member.dethroned if seeds else None,
+                    "group": found and found.groups.get(member.trial),
+                    "recommended": found is not None and member.trial == found.member.trial,
                 }
             )
         return rows
