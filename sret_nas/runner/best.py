@@ -7,8 +7,8 @@ best unless the test finds another that is better. Whatever the true means are, 
 stays in with probability 1 - ``LEVEL``: subset selection (S. S. Gupta, Technometrics 7, 1965), in
 other words multiple comparisons with the best (J. C. Hsu, Annals of Statistics 12, 1984).
 
-Both assume normal noise of one spread and means that nobody selected by. The first seed of a
-member of a front did choose it: docs/decisions/0025 has what that costs, measured.
+Both assume normal noise and means that nobody selected by. The first seed of a member of a front
+did choose it: docs/decisions/0025 has what that costs, measured.
 
 Lower is better here. Shapes: k architectures.
 """
@@ -20,8 +20,6 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from sret_nas.runner.noise import Noise
-
 LEVEL = 0.05
 """Probability up to which the truly best is taken for worse."""
 NODES = 32
@@ -32,18 +30,19 @@ SCALES = 32
 Floats = npt.NDArray[np.float64]
 
 
-def p_values(means: Floats, seeds: npt.NDArray[np.int_], noise: Noise) -> Floats:
+def p_values(means: Floats, errors: Floats, dof: Floats) -> Floats:
     """How probable it is that the best of them looks so much worse than another by chance alone.
 
     Args:
         means: Of the losses, shape (k,).
-        seeds: Evaluations behind each mean, shape (k,).
-        noise: Of a single evaluation.
+        errors: Standard deviations of the means, shape (k,).
+        dof: Degrees of freedom of those, shape (k,).
 
     Returns:
         Shape (k,), adjusted for all comparisons; 1 for the one that measured best. What is at
         most ``LEVEL`` is significantly worse than the best. Equal to the least p-value of
-        ``scipy.stats.dunnett`` with that one as control, where the noise is of these alone.
+        ``scipy.stats.dunnett`` with that one as control, where the noise is that of these alone
+        and the same for all.
     """
     found = np.ones(len(means))
     for i in range(len(means)):
@@ -51,67 +50,63 @@ def p_values(means: Floats, seeds: npt.NDArray[np.int_], noise: Noise) -> Floats
         worse = means[i] - means[others]
         if not (worse > 0).any():
             continue
-        apart = np.sqrt(1 / seeds[i] + 1 / seeds[others])
-        if noise.std == 0:
+        if not errors.any():
             found[i] = 0.0
             continue
-        most = float((worse / (noise.std * apart)).max())
-        found[i] = 1 - _none_beyond(most * apart, int(seeds[i]), seeds[others], noise.dof)
+        apart = np.sqrt(errors[i] ** 2 + errors[others] ** 2)
+        reach = float((worse / apart).max()) * apart
+        found[i] = 1 - _none_beyond(reach, float(errors[i]), errors[others], float(dof[i]))
     return found
 
 
-def near_best(
-    means: Floats, seeds: npt.NDArray[np.int_], noise: Noise, margin: float | None = None
-) -> Floats:
+def near_best(means: Floats, errors: Floats, dof: Floats, margin: float) -> Floats:
     """How probable it is that nothing among them is truly better by more than a margin.
 
-    The posterior distribution of normal means with a flat prior and a common variance that is
-    estimated (multivariate t: Box and Tiao, Bayesian Inference in Statistical Analysis, 2.11).
+    The posterior distribution of normal means with a flat prior and a variance that is estimated
+    (multivariate t: Box and Tiao, Bayesian Inference in Statistical Analysis, 2.11).
 
     Args:
         means: Of the losses, shape (k,).
-        seeds: Evaluations behind each mean, shape (k,).
-        noise: Of a single evaluation.
-        margin: Default the noise's standard deviation, which is what another seed changes.
+        errors: Standard deviations of the means, shape (k,).
+        dof: Degrees of freedom of those, shape (k,).
+        margin: In the unit of the losses.
 
     Returns:
         Shape (k,).
     """
-    margin = noise.std if margin is None else margin
     found = np.ones(len(means))
     for i in range(len(means)):
         others = np.arange(len(means)) != i
-        lead = means[others] - means[i] + margin
-        if noise.std == 0:
-            found[i] = float((lead >= 0).all())
+        reach = means[others] - means[i] + margin
+        if not errors.any():
+            found[i] = float((reach >= 0).all())
         elif others.any():
-            reach = lead / noise.std
-            found[i] = _none_beyond(reach, int(seeds[i]), seeds[others], noise.dof)
+            found[i] = _none_beyond(reach, float(errors[i]), errors[others], float(dof[i]))
     return found
 
 
-def _none_beyond(reach: Floats, own: int, others: npt.NDArray[np.int_], dof: int) -> float:
+def _none_beyond(reach: Floats, own: float, others: Floats, dof: float) -> float:
     """P(e - e_j <= w reach_j for all j) of independent errors of means, and w of the noise.
 
-    e has the variance 1/own, e_j 1/others_j, w² is χ² over its degrees of freedom. Given e and w
-    the e_j are independent (C. W. Dunnett, JASA 50, 1955, equation 9).
+    w² is χ² over its degrees of freedom. Given e and w, the e_j are independent (C. W. Dunnett,
+    JASA 50, 1955, equation 9).
 
     Args:
-        reach: In standard deviations of a single evaluation as estimated, shape (k - 1,).
-        own: Evaluations behind the one that is compared.
-        others: Behind those that it is compared with, shape (k - 1,).
+        reach: Shape (k - 1,).
+        own: Standard deviation of e.
+        others: Of the e_j, shape (k - 1,).
         dof: Degrees of freedom of the noise.
     """
     from scipy.special import ndtr
 
     z, weight, w = _nodes(dof)
-    room = w[:, None, None] * reach - (z / np.sqrt(own))[:, None]  # (scales, nodes, k - 1)
-    inside = ndtr(np.sqrt(others) * room).prod(axis=-1)
+    room = w[:, None, None] * reach - (own * z)[:, None]  # (scales, nodes, k - 1)
+    inside = ndtr(room / others).prod(axis=-1)
     return float((inside @ weight).mean() / weight.sum())
 
 
 @functools.cache
-def _nodes(dof: int) -> tuple[Floats, Floats, Floats]:
+def _nodes(dof: float) -> tuple[Floats, Floats, Floats]:
     """Of the quadrature: normal deviates, their weights, and errors of the noise."""
     from scipy.stats import chi2
 

@@ -43,7 +43,7 @@ class Member:
         metrics: What its own trial reached and what it costs.
         architecture: The architecture.
         confirmation: ``None`` until confirmed.
-        dethroned: Whether another member dominates it, by the means of those with several seeds.
+        dethroned: Whether another member dominates it once all are confirmed.
         latency: Where it matters: ``ms``, ``margin_ms``, ``source``, ``warning``; of a
             measured one also ``equal_to`` and ``on`` (see ``comparison``).
     """

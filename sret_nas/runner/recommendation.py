@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sret_nas.metrics import Metric
-from sret_nas.runner.best import LEVEL, near_best, p_values
+from sret_nas.runner.best import LEVEL, Floats, near_best, p_values
 from sret_nas.runner.member import Member
 from sret_nas.runner.noise import Noise
 
@@ -29,15 +30,14 @@ class Recommendation:
         member: The cheapest that is not significantly worse than the best (see ``best``), and is
             as good up to the noise with a probability of ``LIKELY`` or more; else the best.
         best: The one that measured best.
-        noise: Of a single evaluation; ``None`` where nothing was repeated, so that the
-            recommendation is what measured best, and nothing is known of differences.
+        noise: Of a single evaluation of the best; ``None`` where nothing was repeated, so that
+            the recommendation is what measured best, and nothing is known of differences.
         probability: That no member is truly better than it by more than the noise's standard
             deviation; ``None`` with the noise.
         groups: By trial number, the group of members that it is in; 1 holds the best.
             From the top: the best, the cheapest that is not significantly worse than it, and all
             that cost more than that; then the same among the cheaper ones. Of a group, no member
-            is shown to be worth more than its cheapest. Without members that were not repeated
-            or fell behind.
+            is shown to be worth more than its cheapest. Without members that fell behind.
     """
 
     member: Member
@@ -63,41 +63,41 @@ class Recommendation:
         }
 
 
-def recommend(members: Sequence[Member], goal: Metric, noise: Noise | None) -> Recommendation:
+def recommend(
+    members: Sequence[Member], goal: Metric, noises: Mapping[int, Noise]
+) -> Recommendation:
     """Choose a member.
+
+    One that was not repeated is recommended where none was: its one seed chose it for the front.
 
     Args:
         members: Of the front, cheapest first; at least one that stands.
         goal: The quality.
-        noise: Of a single evaluation, where it is known.
+        noises: Of a single evaluation of each, by trial number; empty where they are not known.
     """
     standing = [member for member in members if not member.dethroned]
-    repeated = [member for member in members if member.seeds > 1]
-    able = [member for member in repeated if not member.dethroned]
-    if noise is None or not able:
+    able = [member for member in standing if member.seeds > 1]
+    if not noises or not able:
         best = min(standing, key=lambda member: _loss(goal, member))
         return Recommendation(best, best)
     best = min(able, key=lambda member: _loss(goal, member))
-    means, seeds = _measured(goal, repeated)
-    worse = p_values(means, seeds, noise) <= LEVEL
-    near = near_best(means, seeds, noise)
-    at = {member.trial: i for i, member in enumerate(repeated)}
-    chosen = next(
-        member
-        for member in able
-        if member is best or (not worse[at[member.trial]] and near[at[member.trial]] >= LIKELY)
-    )
+    noise = noises[best.trial]
+    measured = _measured(goal, members, noises)
+    near = near_best(*measured, noise.std)
+    fine = (p_values(*measured) > LEVEL) & (near >= LIKELY)
+    at = {member.trial: i for i, member in enumerate(members)}
+    chosen = next(member for member in able if member is best or fine[at[member.trial]])
     probability = float(near[at[chosen.trial]])
-    return Recommendation(chosen, best, noise, probability, _groups(repeated, goal, noise))
+    return Recommendation(chosen, best, noise, probability, _groups(members, goal, noises))
 
 
-def _groups(members: Sequence[Member], goal: Metric, noise: Noise) -> dict[int, int]:
+def _groups(members: Sequence[Member], goal: Metric, noises: Mapping[int, Noise]) -> dict[int, int]:
     """Groups from the top, as ``Recommendation`` says, by trial number."""
     found: dict[int, int] = {}
     left, number = list(members), 0
     while any(not member.dethroned for member in left):
         number += 1
-        worse = p_values(*_measured(goal, left), noise) <= LEVEL
+        worse = p_values(*_measured(goal, left, noises)) <= LEVEL
         first = next(
             (i for i, one in enumerate(left) if not (worse[i] or one.dethroned)),
             0,  # the best fell behind by another cost
@@ -107,10 +107,17 @@ def _groups(members: Sequence[Member], goal: Metric, noise: Noise) -> dict[int, 
     return found
 
 
-def _measured(goal: Metric, members: Sequence[Member]) -> tuple[Any, Any]:
-    """Mean losses and how many seeds are behind each."""
-    losses = np.array([_loss(goal, member) for member in members])
-    return losses, np.array([member.seeds for member in members])
+def _measured(
+    goal: Metric, members: Sequence[Member], noises: Mapping[int, Noise]
+) -> tuple[Floats, Floats, Floats]:
+    """Mean losses, their standard deviations, and the degrees of freedom of those."""
+    rows = [
+        (_loss(goal, one), noise.std / math.sqrt(one.seeds), noise.dof)
+        for one in members
+        for noise in (noises[one.trial],)
+    ]
+    means, errors, dof = np.array(rows, dtype=float).T
+    return means, errors, dof
 
 
 def _loss(goal: Metric, member: Member) -> float:

@@ -23,7 +23,7 @@ from sret_nas import files, pareto
 from sret_nas.metrics import LATENCY, MACS, MEMORY, PARAMS, Metric
 from sret_nas.runner.fidelity import OneSize, one_size
 from sret_nas.runner.member import Confirmation, Member
-from sret_nas.runner.noise import Noise, pooled
+from sret_nas.runner.noise import Noise, moderated, pooled
 from sret_nas.runner.order import Order, kendall
 from sret_nas.runner.recommendation import Recommendation, recommend
 from sret_nas.study.config import RunConfig
@@ -199,31 +199,27 @@ class RunResult:
         return Confirmation(1 + len(good), mean, std, reasons)
 
     def _dethroned(self, members: Sequence[Member]) -> list[bool]:
-        """Which of those with several seeds another one of those dominates."""
-        repeated = [i for i, member in enumerate(members) if member.seeds > 1]
-        points = [
-            losses(
-                self.config.goals,
-                {goal.name: members[i].reached(goal.name) for goal in self.config.goals},  # type: ignore[misc]
-            )
-            for i in repeated
-        ]
-        kept: Sequence[Any] = pareto.front(points).tolist() if points else []
-        lost = {i for i, stands in zip(repeated, kept, strict=True) if not stands}
-        return [i in lost for i in range(len(members))]
+        if not all(member.confirmation for member in members):
+            return [False] * len(members)
+        confirmed = []
+        for member in members:
+            assert member.confirmation is not None
+            means = member.metrics | member.confirmation.mean
+            confirmed.append(losses(self.config.goals, means))  # type: ignore[arg-type]
+        return [not kept for kept in pareto.front(confirmed)] if confirmed else []
 
-    @cached_property
+    @property
     def noise(self) -> Noise | None:
         """How much the quality changes with the seed; ``None`` where nothing was repeated."""
-        return self._noise(quality(self.config.goals).name)
+        return pooled(self._repeats(quality(self.config.goals)).values())
 
-    def _noise(self, name: str) -> Noise | None:
-        own = {trial.number: record(trial).metrics[name] for trial in self.complete()}
-        values = {number: [value] for number, value in own.items()}
-        for number, _, found in confirmations(self._attributes):
-            if number in values and name in found:
-                values[number].append(found[name])
-        return pooled(values.values())
+    def _repeats(self, goal: Metric) -> dict[int, list[float]]:
+        """What each seed found, by the number of the trial, the search's own first."""
+        found = {t.number: [record(t).metrics[goal.name]] for t in self.complete()}
+        for number, _, result in confirmations(self._attributes):
+            if number in found and goal.name in result:
+                found[number].append(result[goal.name])
+        return found
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
@@ -235,7 +231,10 @@ class RunResult:
         kept = [member for member in self.front if not self._too_slow(member)]
         if not any(not member.dethroned for member in kept):
             kept = self.front
-        return recommend(kept, quality(self.config.goals), self.noise) if standing else None
+        goal = quality(self.config.goals)
+        values = self._repeats(goal)
+        noises = dict(zip(values, moderated(list(values.values())), strict=False))
+        return recommend(kept, goal, noises) if standing else None
 
     def recommended(self) -> Member | None:
         """The member to take (see ``recommendation``)."""
@@ -272,7 +271,7 @@ class RunResult:
             name: [record(trial).metrics[name] for trial in self.complete()]
             for name in ("macs", "params")
         }
-        noise = self._noise(self.config.declaration.quality.name)
+        noise = pooled(self._repeats(self.config.declaration.quality).values())
         return one_size(counts["macs"], counts["params"], by, final, noise, seed)
 
     def _ordered(self) -> tuple[dict[str, list[float]], list[float]]:

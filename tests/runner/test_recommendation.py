@@ -14,7 +14,7 @@ from scipy.stats import binom, dunnett
 from sret_nas.metrics import VAL_ACCURACY, VAL_LOSS, Metric
 from sret_nas.runner.best import LEVEL, near_best, p_values
 from sret_nas.runner.member import Confirmation, Member
-from sret_nas.runner.noise import Noise, pooled
+from sret_nas.runner.noise import Noise, moderated, pooled
 from sret_nas.runner.recommendation import LIKELY, Recommendation, recommend
 from sret_nas.space import SearchSpace
 
@@ -38,7 +38,21 @@ def member(
 def front(values: Sequence[Sequence[float]], goal: Metric = VAL_LOSS) -> Recommendation:
     """Recommended from what each member's seeds found, cheapest first; nobody fell behind."""
     found = [member(i, float(np.mean(one)), len(one), goal) for i, one in enumerate(values)]
-    return recommend(found, goal, pooled(values))
+    return recommend(found, goal, dict(enumerate(moderated(values))))
+
+
+def alike(members: Sequence[Member], std: float, dof: int) -> dict[int, Noise]:
+    """The same noise for all."""
+    return {one.trial: Noise(std, dof) for one in members}
+
+
+def compared(values: Sequence[Sequence[float]]) -> tuple[Any, Any, Any]:
+    """Means, their errors, degrees of freedom: with one noise for all."""
+    noise = pooled(values)
+    assert noise is not None
+    errors = [noise.std / len(one) ** 0.5 for one in values]
+    means = np.array([np.mean(one) for one in values])
+    return means, np.array(errors), np.full(len(values), float(noise.dof))
 
 
 def measured(
@@ -56,9 +70,7 @@ def within(hits: int, probability: float) -> bool:
 def test_p_values_are_dunnetts(seeds: list[int]) -> None:
     rng = np.random.default_rng(len(seeds))
     values = measured([0.0] * len(seeds), seeds, rng)
-    noise = pooled(values)
-    assert noise is not None
-    found = p_values(np.array([one.mean() for one in values]), np.array(seeds), noise)
+    found = p_values(*compared(values))
     for i, own in enumerate(values):
         others = [one for j, one in enumerate(values) if j != i]
         known = dunnett(*others, control=own, alternative="less", rng=0).pvalue.min()
@@ -73,7 +85,8 @@ def test_the_probability_is_that_of_draws_from_the_posterior(seeds: list[int]) -
     scale = noise.std * np.sqrt(noise.dof / rng.chisquare(noise.dof, size=(40_000, 1)))
     drawn = means + scale / np.sqrt(count) * rng.normal(size=(40_000, len(seeds)))
     close = drawn <= drawn.min(axis=1, keepdims=True) + noise.std
-    assert near_best(means, count, noise) == pytest.approx(close.mean(axis=0), abs=0.01)
+    found = near_best(means, noise.std / np.sqrt(count), np.full(len(seeds), 9.0), noise.std)
+    assert found == pytest.approx(close.mean(axis=0), abs=0.01)
 
 
 @pytest.mark.parametrize("seeds", [[3] * 6, UNEVEN])
@@ -83,9 +96,7 @@ def test_the_truly_best_is_seldom_taken_for_worse(means: list[float], seeds: lis
     rng, kept = np.random.default_rng(7), []
     for _ in range(FRONTS):
         values = measured(means, seeds, rng)
-        noise = pooled(values)
-        assert noise is not None
-        worse = p_values(np.array([one.mean() for one in values]), np.array(seeds), noise) <= LEVEL
+        worse = p_values(*compared(values)) <= LEVEL
         kept.append(not worse[int(np.argmin(means))])
     assert within(sum(kept), 1 - LEVEL)
     if means == EQUAL:
@@ -126,11 +137,8 @@ def test_a_clearly_worse_one_is_not_taken() -> None:
 def test_not_significant_is_not_enough() -> None:
     """With two seeds hardly anything is significant; by twice the noise it is unlikely."""
     values = [[2.6, 4.4], [0.3, 2.1]]
-    noise = pooled(values)
-    assert noise is not None
-    means, seeds = np.array([3.5, 1.2]), np.array([2, 2])
-    assert p_values(means, seeds, noise)[0] > LEVEL
-    assert near_best(means, seeds, noise)[0] < LIKELY
+    assert p_values(*compared(values))[0] > LEVEL
+    assert near_best(*compared(values), 1.2)[0] < LIKELY
     found = front(values)
     assert found.member.trial == found.best.trial == 1
     assert found.groups == {0: 1, 1: 1}
@@ -138,7 +146,7 @@ def test_not_significant_is_not_enough() -> None:
 
 def test_without_repeats_the_best_is_recommended_and_nothing_claimed() -> None:
     members = [member(i, mean, seeds=1) for i, mean in enumerate([3.0, 2.0, 1.0])]
-    found = recommend(members, VAL_LOSS, None)
+    found = recommend(members, VAL_LOSS, {})
     assert (found.member.trial, found.probability, found.groups) == (2, None, {})
     assert found.to_dict() == {
         "trial": 2, "best": 2, "probability": None, "margin": None, "level": None,
@@ -149,17 +157,17 @@ def test_who_was_not_repeated_or_fell_behind_is_not_recommended() -> None:
     members = [
         member(0, 1.0, dethroned=True),
         member(1, 1.05, seeds=1),
-        member(2, 1.2),
-        member(3, 1.1),
+        member(2, 1.06),
+        member(3, 1.05),
     ]
-    found = recommend(members, VAL_LOSS, Noise(0.3, 8))
+    found = recommend(members, VAL_LOSS, alike(members, 0.3, 8))
     assert (found.member.trial, found.best.trial) == (2, 3)
-    assert found.groups == {2: 1, 3: 1}
+    assert found.groups == {1: 1, 2: 1, 3: 1}
 
 
 def test_without_noise_every_difference_counts() -> None:
     members = [member(0, 2.0), member(1, 1.0), member(2, 1.0)]
-    found = recommend(members, VAL_LOSS, Noise(0.0, 6))
+    found = recommend(members, VAL_LOSS, alike(members, 0.0, 6))
     assert (found.member.trial, found.probability) == (1, 1.0)
     assert found.groups == {0: 2, 1: 1, 2: 1}
 
@@ -180,7 +188,7 @@ def test_groups_and_recommendation_belong_together(
     rows: list[tuple[float, int, bool]], std: float, dof: int
 ) -> None:
     members = [member(i, *row[:2], dethroned=row[2]) for i, row in enumerate(rows)]
-    found = recommend(members, VAL_LOSS, Noise(std, dof))
+    found = recommend(members, VAL_LOSS, alike(members, std, dof))
     numbers = [found.groups[one.trial] for one in members if not one.dethroned]
     assert set(found.groups) == {one.trial for one in members if not one.dethroned}
     assert numbers == sorted(numbers, reverse=True)  # neighbours by cost, the best last
@@ -202,7 +210,7 @@ def test_units_do_not_matter(
             member(i, round(mean, 2) * by + more, seeds, dethroned=lost)
             for i, (mean, seeds, lost) in enumerate(rows)
         ]
-        return recommend(members, VAL_LOSS, Noise(std * by, 7))
+        return recommend(members, VAL_LOSS, alike(members, std * by, 7))
 
     one, other = taken(1, 0), taken(scale, shift)
     assert one.probability == pytest.approx(other.probability, abs=1e-6)
@@ -214,3 +222,37 @@ def test_noise_is_pooled_as_in_an_analysis_of_variance() -> None:
     assert pooled([[1.0], [2.0]]) is None
     values = [[1.0, 2.0, 3.0], [5.0], [2.0, 4.0]]
     assert pooled(values) == Noise(pytest.approx(np.sqrt((2 + 2) / 3)), 3)
+
+
+def test_where_all_are_alike_the_noise_is_pooled() -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=3).tolist() for _ in range(40)]
+    assert pooled(values) in moderated(values) or len({one.dof for one in moderated(values)}) == 1
+    assert moderated([[1.0, 2.0], [3.0]]) == [pooled([[1.0, 2.0], [3.0]])] * 2
+    assert moderated([[1.0], [2.0]]) == []
+    assert [one.std for one in moderated([[1.0, 1.0]] * 4)] == [0.0] * 4
+
+
+def test_who_changes_more_with_the_seed_has_more_noise() -> None:
+    rng = np.random.default_rng(0)
+    spread = np.geomspace(0.1, 10, 12)
+    values = [(std * rng.normal(size=4)).tolist() for std in spread] + [[0.0]]
+    found = moderated(values)
+    common = pooled(values)
+    assert common is not None
+    own = [float(np.std(one, ddof=1)) for one in values[:-1]]
+    assert np.argsort([one.std for one in found[:-1]]).tolist() == np.argsort(own).tolist()
+    assert found[0].std < common.std / 5  # not drawn to what the noisy ones make of it
+    assert all(3 < one.dof <= common.dof for one in found[:-1])
+    assert min(own) < found[-1].std < max(own)
+
+
+def test_a_noisy_small_one_does_not_hide_what_the_others_show() -> None:
+    rng, right = np.random.default_rng(5), []
+    for _ in range(50):
+        values = [
+            (mean + std * rng.normal(size=3)).tolist()
+            for mean, std in ((9.0, 4.0), (6.0, 0.3), (4.0, 0.3), (2.0, 0.3), (0.0, 0.3))
+        ]
+        right.append(front(values).groups[3] != 1)
+    assert sum(right) >= 45
