@@ -89,7 +89,7 @@ def _sureness(outcome: RunResult, found: Recommendation) -> list[str]:
     return [
         f"With a probability of {_percent(found.probability)} no other member is truly better than "
         f"it by more than {margin}, which is what another seed changes (standard deviation, "
-        f"{found.noise.dof} degrees of freedom)."
+        f"{found.noise.dof:.0f} degrees of freedom)."
     ]
 
 
