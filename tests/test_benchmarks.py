@@ -98,7 +98,17 @@ def test_how_it_was_made_is_told(table):
 
 @pytest.mark.parametrize(
     "name",
-    ["table", "search", "fidelity", "proxy_table", "proxies", "scale", "operations", "listing"],
+    [
+        "table",
+        "search",
+        "fidelity",
+        "proxy_table",
+        "proxies",
+        "scale",
+        "operations",
+        "listing",
+        "recommendation",
+    ],
 )
 def test_scripts_explain_themselves(name, script, capsys):
     with pytest.raises(SystemExit) as end:
@@ -236,3 +246,14 @@ def test_a_training_step_is_few_operations(monkeypatch):
     operations = importlib.import_module("operations")
     counts = operations.count_step(Architecture.load("sret_t"), PRESETS["standard"])
     assert counts.total() <= 1300, counts
+
+
+def test_the_recommendation_is_simulated_on_searches_whose_truth_is_known(script, tmp_path):
+    out = tmp_path / "found.json"
+    script("recommendation", "--searches", 4, "--out", out)
+    worlds = json.loads(out.read_text())["worlds"]
+    assert len({(one["slope"], one["scatter"], one["seeds"]) for one in worlds}) == len(worlds)
+    for one in worlds:
+        assert one["best"]["cheaper"] == 0 <= one["rule"]["cheaper"]
+        assert one["rule"]["cheaper"] <= one["significance alone"]["cheaper"]
+        assert one["rule"]["stated"] >= 0.5 or one["rule"]["cheaper"] < 1

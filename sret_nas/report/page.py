@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         shown = [*shown[:-1], best]
     hypervolume = charts.hypervolume(outcome)
     figures = [*charts.front(outcome, known), *([hypervolume] if hypervolume else [])]
-    importances, why_not = _importances(outcome)
+    shared = findings(outcome)
+    importances, why_not = _importances(outcome, shared.unseen)
     return {
         "title": str(config.space.get("name", "space")),
         "run": outcome.run.label,
@@ -85,7 +87,7 @@ def _content(outcome: RunResult) -> dict[str, Any]:
         "figures": figures,
         "importances": importances,
         "why_no_importances": why_not,
-        "findings": findings(outcome),
+        "findings": shared,
         "groups": answer.groups(outcome),
         "references": known,
         "fidelity": outcome.fidelity(),
@@ -145,8 +147,15 @@ def _ordered_by(outcome: RunResult) -> str:
     return f"the final {title}"
 
 
-def _importances(outcome: RunResult) -> tuple[list[tuple[str, float]], str]:
-    """Share of each parameter in the quality, largest first; else why there is none."""
+def _importances(
+    outcome: RunResult, unseen: Collection[str]
+) -> tuple[list[tuple[str, float]], str]:
+    """Share of each parameter in the quality, largest first; else why there is none.
+
+    Args:
+        outcome: The run.
+        unseen: Choices that change nothing of what is trained, so that a share would be luck.
+    """
     complete = outcome.complete()
     if len(complete) < LEAST_TRIALS:
         return [], (
@@ -162,4 +171,5 @@ def _importances(outcome: RunResult) -> tuple[list[tuple[str, float]], str]:
             )
     except (ValueError, RuntimeError) as error:
         return [], f"Optuna could not tell: {error}"
-    return [(name, share) for name, share in found.items() if share > 0.004][:12], ""
+    shown = [(name, share) for name, share in found.items() if share > 0.004]
+    return [one for one in shown if one[0] not in unseen][:12], ""

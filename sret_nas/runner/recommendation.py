@@ -19,7 +19,7 @@ LIKELY = 0.5
 
 Few seeds show little, so that much is not significantly worse: with three seeds, members that are
 worse by twice the noise. By significance alone the recommendation would be worse than the best by
-1.0 to 1.7 times the noise, with this bound by .3 to .5 (docs/decisions/0025)."""
+1.0 to 1.7 times the noise, with this bound by .3 to .4 (benchmarks/recommendation.py)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ class Recommendation:
 
 
 def recommend(
-    members: Sequence[Member], goal: Metric, noises: Mapping[int, Noise]
+    members: Sequence[Member],
+    goal: Metric,
+    noises: Mapping[int, Noise],
+    likely: float = LIKELY,
 ) -> Recommendation:
     """Choose a member.
 
@@ -74,6 +77,8 @@ def recommend(
         members: Of the front, cheapest first; at least one that stands.
         goal: The quality.
         noises: Of a single evaluation of each, by trial number; empty where they are not known.
+        likely: Least probability of being as good as the best up to the noise; 0 goes by
+            significance alone.
     """
     standing = [member for member in members if not member.dethroned]
     able = [member for member in standing if member.seeds > 1]
@@ -82,9 +87,9 @@ def recommend(
         return Recommendation(best, best)
     best = min(able, key=lambda member: _loss(goal, member))
     noise = noises[best.trial]
-    measured = _measured(goal, members, noises)
-    near = near_best(*measured, noise.std)
-    fine = (p_values(*measured) > LEVEL) & (near >= LIKELY)
+    means = measured(members, goal, noises)
+    near = near_best(*means, noise.std)
+    fine = (p_values(*means) > LEVEL) & (near >= likely)
     at = {member.trial: i for i, member in enumerate(members)}
     chosen = next(member for member in able if member is best or fine[at[member.trial]])
     probability = float(near[at[chosen.trial]])
@@ -97,20 +102,25 @@ def _groups(members: Sequence[Member], goal: Metric, noises: Mapping[int, Noise]
     left, number = list(members), 0
     while any(not member.dethroned for member in left):
         number += 1
-        worse = p_values(*_measured(goal, left, noises)) <= LEVEL
-        first = next(
-            (i for i, one in enumerate(left) if not (worse[i] or one.dethroned)),
-            0,  # the best fell behind by another cost
-        )
+        worse = p_values(*measured(left, goal, noises)) <= LEVEL
+        standing = [i for i, one in enumerate(left) if not one.dethroned]
+        # None where the best fell behind one that was cut off: then the dearest is by itself.
+        first = next((i for i in standing if not worse[i]), standing[-1])
         found |= {one.trial: number for one in left[first:] if not one.dethroned}
         left = left[:first]
     return found
 
 
-def _measured(
-    goal: Metric, members: Sequence[Member], noises: Mapping[int, Noise]
+def measured(
+    members: Sequence[Member], goal: Metric, noises: Mapping[int, Noise]
 ) -> tuple[Floats, Floats, Floats]:
-    """Mean losses, their standard deviations, and the degrees of freedom of those."""
+    """Mean losses, their standard deviations, and the degrees of freedom of those.
+
+    Args:
+        members: Shape (k,).
+        goal: The quality.
+        noises: Of a single evaluation of each, by trial number.
+    """
     rows = [
         (_loss(goal, one), noise.std / math.sqrt(one.seeds), noise.dof)
         for one in members
