@@ -86,7 +86,7 @@ def test_a_search_without_a_training(search: Cli, cli: Cli, here: Path) -> None:
     assert report.code == 0
     text = (here / "run" / "report.html").read_text(encoding="utf-8")
     text = text[: text.index('id="plotly"')]
-    assert "highest DSS indicator" in text and "validation" not in text.split("What was done")[0]
+    assert "DSS indicator" in text and "validation" not in text.split("What was done")[0]
     assert "warning" not in result.err  # the dashboard has its notes and plots
     outcome = load(Path("run"))
     note = notes.of_study(outcome) + notes.of_trial(outcome, outcome.complete()[0])
