@@ -7,7 +7,7 @@ tell. So a sentence about the front is stated where three things hold:
 * random feasible architectures of the members' cost have it so much less often that as many
   members would have it by chance with a probability of at most ``LEVEL``;
 * the members are not what any draw from the candidates that were tried would be, likewise;
-* what was trained differs by it: a short training sees only what its proxy keeps.
+* what was trained differs by it: a short training sees only what its proxy keeps (``sight``).
 
 Both probabilities are multiplied by the number of values of all choices that were looked at
 (Bonferroni), so that of all sentences of a run one or more is chance with at most ``LEVEL``.
@@ -28,13 +28,14 @@ from scipy.stats import hypergeom
 
 from sret_nas.arch import Architecture
 from sret_nas.cost import cost
-from sret_nas.errors import ArchitectureError, ConfigError, InfeasibleError
+from sret_nas.errors import ConfigError, InfeasibleError
 from sret_nas.evaluators.registry import PROXY
 from sret_nas.metrics import MACS
-from sret_nas.proxy import Proxy
 from sret_nas.runner import RunResult
 from sret_nas.space import SearchSpace
 from sret_nas.space.frames import METRICS
+from sret_nas.space.sight import look
+from sret_nas.study.config import RunConfig
 from sret_nas.study.objectives import costs
 from sret_nas.study.records import record
 
@@ -44,8 +45,6 @@ SAMPLED = 1_000
 """Random feasible architectures."""
 NEAR = 100
 """Those of them that are nearest in cost to a member, and stand for what is feasible there."""
-CHANGED = 40
-"""Architectures in which a choice is changed to see whether the proxy sees it."""
 
 FEWEST = 2
 """Members that a finding is about at least."""
@@ -82,7 +81,7 @@ class Findings:
         members: How many there are.
         found: The findings, the surest first.
         spread: By choice, each value and how many members have it, the commonest first.
-        unseen: Choices that the proxy does not see: whatever they are, the same is trained.
+        unseen: Choices of which the proxy takes values for one.
         problem: Why nothing could be tested, or ``None``.
     """
 
@@ -118,7 +117,7 @@ def findings(outcome: RunResult) -> Findings:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     ]
     sought = costs(config.goals)[0].name
-    unseen = _unseen(config.proxy, space, sampled) if config.evaluator == PROXY else ()
+    unseen = _unseen(config, space)
     random = Feasible.of(space, sampled, sought if sought in METRICS else MACS.name)
     near = [random.near(arch) for arch in archs]
     found = beyond_chance(chosen, near, _choices(space, tried), unseen)
@@ -218,27 +217,12 @@ def _choices(space: SearchSpace, archs: Iterable[Architecture]) -> list[Params]:
     return [space.params(space.encode(arch)) for arch in archs]
 
 
-def _unseen(proxy: Proxy, space: SearchSpace, archs: Sequence[Architecture]) -> tuple[str, ...]:
-    """Choices that change architectures and never what is trained."""
-    codes = np.array([space.encode(arch) for arch in archs[:CHANGED]])
-    found = []
-    for j, dimension in enumerate(space.coordinates):
-        moved = codes.copy()
-        moved[:, j] = (moved[:, j] + 1) % len(dimension.choices)
-        pairs = zip(archs, space.decode_many(moved), strict=False)
-        trained = [(_trained(proxy, a), _trained(proxy, b)) for a, b in pairs if a.id != b.id]
-        known = [(a, b) for a, b in trained if a and b]
-        if known and all(a == b for a, b in known):
-            found.append(dimension.name)
-    return tuple(found)
-
-
-def _trained(proxy: Proxy, arch: Architecture) -> str | None:
-    """Id of what is trained; ``None`` where the design does not exist at that scale."""
-    try:
-        return proxy.apply(arch, arch).id
-    except ArchitectureError:
-        return None
+def _unseen(config: RunConfig, space: SearchSpace) -> tuple[str, ...]:
+    """Choices of which the proxy takes values for one."""
+    if config.evaluator != PROXY:
+        return ()
+    _, sight = look(space, lambda arch: config.proxy.apply(arch, arch), config.budgets)
+    return tuple(dict.fromkeys(one.name for one in sight.alike))
 
 
 def _spread(chosen: Sequence[Params]) -> Iterator[tuple[str, tuple[tuple[Any, int], ...]]]:

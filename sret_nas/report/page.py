@@ -154,7 +154,7 @@ def _importances(
 
     Args:
         outcome: The run.
-        unseen: Choices that change nothing of what is trained, so that a share would be luck.
+        unseen: Choices of which the proxy takes values for one, so that a share may be luck.
     """
     complete = outcome.complete()
     if len(complete) < LEAST_TRIALS:
