@@ -235,7 +235,7 @@ def _declared(found: Declaration) -> str:
     ]
     if found.step:
         words.append(f"compared at {found.step} {', '.join(map(str, found.fidelities))}")
-    words.append(f"{found.seeds} seeds for the front" if found.seeds > 1 else "no seeds")
+    words.append(f"up to {found.seeds} seeds for the front" if found.seeds > 1 else "no seeds")
     return ", ".join(words)
 
 

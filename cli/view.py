@@ -106,6 +106,7 @@ class View:
     # -- a terminal --------------------------------------------------------------------------
 
     def _picture(self, outcome: RunResult) -> RenderableType:
+        from sret_nas.runner.confirmation import to_confirm
         from sret_nas.runner.remaining import remaining_s
         from sret_nas.study.objectives import quality
         from sret_nas.study.records import confirmations
@@ -128,9 +129,9 @@ class View:
         parts.append(_front(outcome, self.width))
         confirmed = len(list(confirmations(outcome.study.user_attrs)))
         if confirmed:
-            wanted = len(outcome.front) * (declared.seeds - 1)
+            most = confirmed + len(to_confirm(outcome))
             what = "trainings" if declared.trains else "evaluations"
-            parts.append(Text(f"confirming the front: {confirmed} of {wanted} {what}"))
+            parts.append(Text(f"confirming the front: {confirmed} of at most {most} {what}"))
         seconds = outcome.seconds()
         named = {declared.doing: "training", "sampling": "sampling", "latency": "latency"}
         spent = ", ".join(f"{word} {seconds[key]:,.0f} s" for word, key in named.items())

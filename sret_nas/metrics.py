@@ -163,8 +163,9 @@ class Declaration(files.Record):
         step: What one step of an evaluation is, e.g. ``epoch``; empty where it has none.
         fidelities: Steps after which candidates are compared, ascending; the last is an
             evaluation to the end. Empty without steps.
-        seeds: Evaluations of a member of the front in all, each with a seed of its own;
-            1 where the seed does not matter.
+        seeds: Most evaluations of a member of the front, each with a seed of its own; those
+            beyond the first are made where a decision hangs on them. 1 where the seed does
+            not matter.
     """
 
     top: ClassVar[bool] = True
@@ -239,7 +240,7 @@ class Declaration(files.Record):
         Args:
             trials: Candidates tried.
             kept: Share of the candidates that go on after each fidelity.
-            front: Members of the front that confirmation evaluates again.
+            front: Members of the front that confirmation evaluates again, as often as it may.
 
         Example:
             >>> training((1, 2, 4), seeds=3).evaluations(16, front=1)
@@ -257,7 +258,7 @@ def training(rungs: Sequence[int], seeds: int) -> Declaration:
 
     Args:
         rungs: Epochs after which candidates are compared; the last is the end.
-        seeds: Trainings of a member of the front in all.
+        seeds: Most trainings of a member of the front.
     """
     return Declaration(
         metrics=(VAL_LOSS, VAL_ACCURACY),

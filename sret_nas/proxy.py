@@ -69,7 +69,8 @@ class Proxy(Recipe):
         val_images: Most validation images; ``null`` for all.
         rungs: Epochs after which a candidate is compared with others, ascending;
             the last is ``epochs``. Left out: a quarter, a half and all of them.
-        seeds: Trainings of a member of the front in all, its first included.
+        seeds: Most trainings of a member of the front, its first included; those beyond the
+            first are made where a decision hangs on them.
         reference: The architecture's image size and stem stride that those above stand for;
             others are scaled with them. ``null``: all are tried at those above. A search
             fills it in with the largest of its space, where there are several.

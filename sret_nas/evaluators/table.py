@@ -22,7 +22,7 @@ class TableEvaluator(Evaluator):
         rungs: Epochs at which candidates are compared.
         curve: Results of every epoch of an architecture and a seed.
         test: Loss and accuracy on test images of both, where they are known.
-        seeds: Trainings of a member of the front in all.
+        seeds: Most trainings of a member of the front.
     """
 
     def __init__(

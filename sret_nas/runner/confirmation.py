@@ -1,4 +1,4 @@
-"""Which members of the front are still to be confirmed, and which worker does it.
+"""Which members of the front are still to be confirmed (by ``repeats``), and by which worker.
 
 A confirmation is a member and a seed. To hold one is a claim (see ``claims``), kept in
 the study's attributes under ``confirming:MEMBER:SEED:WORKER``: who, its sign of life, and
@@ -15,28 +15,27 @@ from typing import Any
 
 import optuna
 
+from sret_nas.runner.repeats import Job, repeats_left
 from sret_nas.runner.result import RunResult
 from sret_nas.study.claims import Claim, verdict
 from sret_nas.study.heartbeat import Heartbeat, HeartbeatMonitor, Held, WorkerId
 from sret_nas.study.records import confirmation_key, record
 from sret_nas.study.retrying import without_retries
 
-Job = tuple[int, int]
-"""Number of the member's trial, and the seed."""
 PREFIX = "confirming"
 PAUSE_S = 0.2
 
 
 def to_confirm(outcome: RunResult) -> list[Job]:
-    """Members of the front and seeds that are still to be trained."""
-    config = outcome.config
-    known = outcome.study.user_attrs
-    return [
-        (member.trial, seed)
-        for seed in range(config.seed + 1, config.seed + config.declaration.seeds)
-        for member in reversed(outcome.front)  # the longest first, so that all end together
-        if confirmation_key(member.trial, seed) not in known
-    ]
+    """Members of the front and seeds that are still to be trained, the most urgent first.
+
+    The most, as far as is known: each that comes back may make others needless, or, where it
+    is far from what was expected, needed (see ``repeats``).
+    """
+    complete = {trial.number: trial for trial in outcome.complete()}
+    front = [complete[member.trial] for member in outcome.front]
+    attributes = outcome.study.user_attrs
+    return repeats_left(outcome.config, front, list(complete.values()), attributes)
 
 
 def at_work(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def at_work(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def confirming_s(outcome: RunResult) -> float:
-    """About how long it takes to confirm the front as it is, as long as the search took."""
+    """About how long it takes at most to confirm the front as it is, at the search's speed."""
     took = {trial.number: record(trial).training_s for trial in outcome.complete()}
     seconds = [took[number] for number, _ in to_confirm(outcome)]
     return max(sum(seconds) / outcome.config.workers, *seconds) if seconds else 0.0

@@ -26,6 +26,7 @@ from sret_nas.runner.member import Confirmation, Member
 from sret_nas.runner.noise import Noise, moderated, pooled
 from sret_nas.runner.order import Order, kendall
 from sret_nas.runner.recommendation import Recommendation, recommend
+from sret_nas.runner.repeats import repeats_left
 from sret_nas.study.config import RunConfig
 from sret_nas.study.objectives import costs, losses, quality
 from sret_nas.study.records import confirmations, record
@@ -154,8 +155,11 @@ class RunResult:
         trials = self.complete()
         points = [losses(goals, record(trial).metrics) for trial in trials]
         keep: Sequence[Any] = pareto.front(points).tolist() if points else []
-        members = [self._member(trial) for trial, kept in zip(trials, keep, strict=True) if kept]
-        dethroned, cost = self._dethroned(members), costs(goals)[0].name
+        front = [trial for trial, kept in zip(trials, keep, strict=True) if kept]
+        members = [self._member(trial) for trial in front]
+        dethroned, cost = [False] * len(members), costs(goals)[0].name
+        if not repeats_left(self.config, front, trials, self._attributes):
+            dethroned = self._dethroned(members)
         members = [
             Member(**{**vars(member), "dethroned": lost})
             for member, lost in zip(members, dethroned, strict=True)
@@ -199,14 +203,13 @@ class RunResult:
         return Confirmation(1 + len(good), mean, std, reasons)
 
     def _dethroned(self, members: Sequence[Member]) -> list[bool]:
-        if not all(member.confirmation for member in members):
-            return [False] * len(members)
-        confirmed = []
-        for member in members:
-            assert member.confirmation is not None
-            means = member.metrics | member.confirmation.mean
-            confirmed.append(losses(self.config.goals, means))  # type: ignore[arg-type]
-        return [not kept for kept in pareto.front(confirmed)] if confirmed else []
+        """Which members another dominates by what their seeds reached on average."""
+        means = [
+            member.metrics | (member.confirmation.mean if member.confirmation else {})
+            for member in members
+        ]
+        points = [losses(self.config.goals, mean) for mean in means]  # type: ignore[arg-type]
+        return [not kept for kept in pareto.front(points)] if points else []
 
     @property
     def noise(self) -> Noise | None:

@@ -25,6 +25,7 @@ from optuna.trial import TrialState
 from sret_nas import pareto
 from sret_nas.proxy import Proxy
 from sret_nas.runner import RunResult
+from sret_nas.runner.confirmation import to_confirm
 from sret_nas.space import SearchSpace
 from sret_nas.study.config import RunConfig, versions
 from sret_nas.study.objectives import losses
@@ -290,9 +291,7 @@ class Farm:
             assert 1 <= times <= 1 + lost[arch_id], (arch_id, times, lost[arch_id])
         assert sum(lost.values()) <= killed
         self._front(outcome)
-        confirmed = {key for key in self.study.user_attrs if key.startswith("confirmed:")}
-        seeds = range(config.seed + 1, config.seed + config.proxy.seeds)
-        assert confirmed >= {f"confirmed:{m.trial}:{s}" for m in outcome.front for s in seeds}
+        assert not to_confirm(outcome)
         again = sum(times - 1 for (_, seed), times in begun.items() if seed != config.seed)
         assert again <= killed
         return outcome

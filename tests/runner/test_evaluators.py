@@ -72,8 +72,11 @@ def test_a_search_without_a_training(search: Cli, cli: Cli, here: Path) -> None:
     assert document["seconds"]["training"] > 0
     for member in document["front"]:
         assert member["metrics"]["dss"] > 0 and "val_loss" not in member["metrics"]
-        assert member["confirmation"]["seeds"] == 3 and member["confirmation"]["dss_std"] > 0
-    assert "judged  by dss: DSS indicator (more is better), 3 seeds for the front" in result.err
+    repeated = [m["confirmation"] for m in document["front"] if m["confirmation"]]
+    assert repeated and all(1 < one["seeds"] <= 3 and one["dss_std"] > 0 for one in repeated)
+    assert (
+        "judged  by dss: DSS indicator (more is better), up to 3 seeds for the front" in result.err
+    )
     assert "epoch" not in result.err and "proxy" not in result.err
 
     again = search("dss", "--trials", 12, "--json")
@@ -81,7 +84,7 @@ def test_a_search_without_a_training(search: Cli, cli: Cli, here: Path) -> None:
     names = (here / "run" / "pareto.csv").read_text().splitlines()[0].split(",")
     assert {"dss", "confirmed_dss", "confirmed_std", "macs"} <= set(names)
     shown = cli("pareto", "run", "--plot")
-    assert "DSS, mean of 3 seeds" in shown.out and "val loss" not in shown.out + shown.err
+    assert "DSS, mean of " in shown.out and "val loss" not in shown.out + shown.err
     report = cli("report", "run")
     assert report.code == 0
     text = (here / "run" / "report.html").read_text(encoding="utf-8")

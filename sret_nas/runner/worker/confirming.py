@@ -6,7 +6,8 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from sret_nas.errors import EvaluationError
-from sret_nas.runner.confirmation import Confirmations, Job, to_confirm
+from sret_nas.runner.confirmation import Confirmations, to_confirm
+from sret_nas.runner.repeats import Job
 from sret_nas.runner.result import RunResult
 from sret_nas.runner.worker.asking import Stopped
 from sret_nas.runner.worker.context import WorkerContext
@@ -30,7 +31,7 @@ class Confirming:
         self.context, self.confirmations = context, confirmations
 
     def front(self) -> None:
-        """Confirm until every member has its seeds, or until it is to stop."""
+        """Confirm until no decision hangs on another repeat, or until it is to stop."""
         context = self.context
         pause, alone, room = pauses(), True, True
         while room and not context.stop():
@@ -42,7 +43,8 @@ class Confirming:
                 next(pause)
                 continue
             # Where several choose at once, they had better not choose the same again.
-            job = free[0] if alone else random.choice(free)  # noqa: S311
+            first = free[: context.config.workers + 1]
+            job = free[0] if alone else random.choice(first)  # noqa: S311
             with self.confirmations.claimed(*job, context.stop) as mine:
                 if mine:
                     room = self.confirm(job)
