@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from sret_nas.arch import Architecture
@@ -104,6 +105,22 @@ class Evaluator(ABC):
             ArchitectureError: it does not exist at the evaluator's scale.
             EvaluationError: it cannot be evaluated, with the reason.
         """
+
+    def resume(
+        self, arch: Architecture, folder: Path, *, seed: int = 0, report: Report | None = None
+    ) -> Evaluation:
+        """Evaluate, and go on from where the same was ended early, if its state is there.
+
+        Default: from the beginning, and no state is left.
+
+        Args:
+            arch: The target architecture.
+            folder: For the state of this evaluation alone; it need not exist. An evaluation that
+                ``report`` ends leaves its state there.
+            seed: Of everything random.
+            report: As of ``evaluate``; told of the earlier steps too, which take no time again.
+        """
+        return self.evaluate(arch, seed=seed, report=report)
 
     def confirm(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None

@@ -20,7 +20,7 @@ from sret_nas.pareto import dominates
 from sret_nas.study.objectives import quality
 from sret_nas.study.records import record
 from sret_nas.study.retrying import brief_reading
-from sret_nas.study.trials import interrupted
+from sret_nas.study.trials import counted
 
 PEERS = 8
 """Candidates of similar cost that one is compared with."""
@@ -87,9 +87,9 @@ class Pruner:
         others = []
         with brief_reading(self.study):
             found = self.study.get_trials(deepcopy=False)
-        for other in found:
+        for other in counted(found):
             curve = record(other).curve
-            if other.number != number and len(curve) >= step and not interrupted(other):
+            if other.number != number and len(curve) >= step:
                 others.append(self._result(record(other).metrics | curve[step - 1]))
         return should_continue(self._result(here), others)
 

@@ -8,7 +8,7 @@ parameters; it is counted.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ from sret_nas.arch import Architecture
 from sret_nas.cost import cost
 from sret_nas.errors import SretNasError, UsageError
 from sret_nas.metrics import MACS, VAL_LOSS, Metric
+from sret_nas.runner.continuing import LAST, NEAR, near
 from sret_nas.runner.strategies import DEFAULT, SAMPLERS, Filter, check
 from sret_nas.samplers.candidates import Params
 from sret_nas.space import SearchSpace
-from sret_nas.study.records import record
+from sret_nas.study.records import CONTINUES, record, write_system
 from sret_nas.study.trials import counted, interrupted
 from sret_nas.units import Budget
 
@@ -42,12 +43,17 @@ def _asking(study: optuna.Study, trial: FrozenTrial) -> int:
     return sum(t.number < trial.number and not record(t).id for t in found)
 
 
+class Surplus(Exception):  # noqa: N818
+    """As many are at work as are wanted, and none that was stopped goes on."""
+
+
 class FilteredSampler(BaseSampler):
     """Any of Optuna's samplers, proposing only what is feasible and new.
 
     A proposal is a function of the seed and of the trials that stand, so a run
     that was interrupted goes on as if it had not been. First come architectures
-    whose trial was interrupted, then the seeds, then the base sampler's.
+    whose trial was interrupted, then the seeds, then stopped ones that the front is near (see
+    ``continuing``), then the base sampler's.
 
     Args:
         space: What is proposed.
@@ -59,6 +65,7 @@ class FilteredSampler(BaseSampler):
         objectives: Of the study; without them, validation loss and MACs.
 
     Attributes:
+        full: Whether trials that began before one are all that are wanted.
         rejected: Of the last proposal, how often and for which reason.
     """
 
@@ -80,6 +87,7 @@ class FilteredSampler(BaseSampler):
         self.first = [arch for arch in first if arch in space]
         self.objectives = tuple(objectives or (VAL_LOSS, MACS))
         self.rejected: dict[str, int] = {}
+        self.full: Callable[[FrozenTrial], bool] = lambda _: False
         self.strategy = SAMPLERS[check(name)](
             Filter(space, self.limits, self.objectives, seed, self.seen, self.accept)
         )
@@ -125,12 +133,16 @@ class FilteredSampler(BaseSampler):
 
         Raises:
             SpaceExhausted: nothing acceptable is left.
+            Surplus: there are enough.
         """
         self.rejected = {}
         seen = self.seen(study, trial)
-        for params in itertools.islice(self._waiting(study, seen), _asking(study, trial), None):
-            self.strategy.skip(self._base, study, trial, dict(self.space.distributions))
+        full, place = self.full(trial), _asking(study, trial)
+        waiting = [] if full else self._waiting(study, seen)
+        if (params := self._take(study, trial, waiting, NEAR, place)) is not None:
             return params
+        if full:
+            raise Surplus
         last: Params = {}
         for _ in range(self.strategy.tries):
             last = self._ask_base(study, trial) or last
@@ -143,12 +155,43 @@ class FilteredSampler(BaseSampler):
         for arch in itertools.chain(self._around(last), self._draws(rng)):
             if self.accept(arch, seen):
                 return self._params(arch)
+        if (params := self._take(study, trial, [], LAST, place)) is not None:
+            return params
         raise SpaceExhausted(
             f"all acceptable architectures of space '{self.space.name}' have been tried",
             "a larger space or a looser budget has more",
         )
 
     # -- proposals ---------------------------------------------------------------------------
+
+    def _take(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        waiting: Iterable[Params],
+        least: float,
+        place: int,
+    ) -> Params | None:
+        """What waits, or was stopped and goes on: one for each of those that ask at once.
+
+        Args:
+            study: The study.
+            trial: For which it is; if it goes on with another, that is written on it.
+            waiting: What waits.
+            least: The chance that it takes to go on.
+            place: How many ask at the same time and come first.
+        """
+        every: Iterable[tuple[Params, int | None]] = ((params, None) for params in waiting)
+        if not record(trial).enqueued:  # that has its parameters
+            found = study.get_trials(deepcopy=False)
+            stopped = near(found, self.objectives, least)
+            every = itertools.chain(every, ((dict(t.params), t.number) for t in stopped))
+        for params, continues in itertools.islice(every, place, None):
+            if continues is not None:
+                write_system(study._storage, trial._trial_id, CONTINUES, continues)
+            self.strategy.skip(self._base, study, trial, dict(self.space.distributions))
+            return params
+        return None
 
     def _waiting(self, study: optuna.Study, seen: set[str]) -> Iterator[Params]:
         """What comes before the base sampler's: what was interrupted, then the seeds."""

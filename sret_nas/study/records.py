@@ -19,8 +19,9 @@ from sret_nas.evaluate import Evaluation, Progress
 from sret_nas.metrics import Declaration
 
 OWNER, BEAT, CLAIMED, POINT = "owner", "beat", "confirmed", "point"
+CONTINUES = "continues"
 """System attributes: who holds a trial, its sign of life, whether its claim has won, its place in
-a sampler's sequence."""
+a sampler's sequence, and the number of the stopped trial that it continues."""
 ENQUEUED = "fixed_params"
 """System attribute of Optuna's: the parameters that somebody asked for."""
 CONFIRMATION = "confirmed:"
@@ -169,6 +170,11 @@ class TrialRecord:
         return int(self._system.get(POINT, -1))
 
     @property
+    def continues(self) -> int | None:
+        """Number of the stopped trial whose evaluation goes on here."""
+        return self._system.get(CONTINUES)
+
+    @property
     def enqueued(self) -> bool:
         """Whether somebody asked for its parameters."""
         return ENQUEUED in self._system
@@ -207,7 +213,7 @@ def write_metrics(trial: optuna.Trial, metrics: dict[str, float], shown: Mapping
 
 
 def write_system(storage: BaseStorage, trial_id: int, key: str, value: Any) -> None:
-    """Write one of ``OWNER``, ``BEAT``, ``CLAIMED`` and ``POINT``."""
+    """Write one of ``OWNER``, ``BEAT``, ``CLAIMED``, ``POINT`` and ``CONTINUES``."""
     storage.set_trial_system_attr(trial_id, key, value)
 
 

@@ -37,8 +37,10 @@ def interrupted(trial: FrozenTrial) -> bool:
 
 
 def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that stand: all but interrupted ones."""
-    return [trial for trial in trials if not interrupted(trial)]
+    """Trials that stand: all but interrupted ones, and stopped ones that another continues."""
+    some = [trial for trial in trials if not interrupted(trial)]
+    continued = {record(trial).continues for trial in some}
+    return [trial for trial in some if trial.number not in continued]
 
 
 def standing(study: optuna.Study) -> list[FrozenTrial]:

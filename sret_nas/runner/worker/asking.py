@@ -15,7 +15,7 @@ from sret_nas.errors import InfeasibleError
 from sret_nas.latency.default import TORCH
 from sret_nas.runner import constraints
 from sret_nas.runner.feasibility import Feasibility, published
-from sret_nas.runner.sampling import UNFIT, FilteredSampler, SpaceExhausted
+from sret_nas.runner.sampling import UNFIT, FilteredSampler, SpaceExhausted, Surplus
 from sret_nas.runner.worker.context import WorkerContext
 from sret_nas.runner.worker.limits import Limits
 from sret_nas.runner.worker.own_trial import OwnTrial
@@ -42,10 +42,6 @@ class Stopped(Exception):  # noqa: N818
 
 class Unfit(Exception):  # noqa: N818
     """What somebody has enqueued cannot be tried."""
-
-
-class Surplus(Exception):  # noqa: N818
-    """Workers that asked earlier have had all that are wanted."""
 
 
 class Candidate(NamedTuple):
@@ -98,7 +94,8 @@ class Asking:
             first=published(self.space, self.config),
             objectives=self.config.goals,
         )
-        self.sampler.began = self._began
+        self.sampler.began = own.take
+        self.sampler.full = self._are_enough
         self.study.sampler = self.sampler
 
     def ask(self) -> Candidate | None:
@@ -155,11 +152,9 @@ class Asking:
 
         constraints.record(trial, self.config.budgets, value)
 
-    def _began(self, trial: FrozenTrial) -> None:
-        """Say whose trial it is, before anything else."""
-        self.own.take(trial)
-        if self.limits.are_reached_before(trial.number) and not record(trial).enqueued:
-            raise Surplus
+    def _are_enough(self, trial: FrozenTrial) -> bool:
+        """Whether workers that asked earlier have had all that are wanted."""
+        return self.limits.are_reached_before(trial.number) and not record(trial).enqueued
 
     def _why_rejected(self, arch: Architecture) -> str | None:
         """Why an architecture cannot be tried, if so; measuring many may take minutes.

@@ -7,6 +7,7 @@ import time
 from optuna.trial import TrialState
 
 from sret_nas.runner.confirmation import confirming_s
+from sret_nas.runner.continuing import LAST, NEAR, near
 from sret_nas.runner.result import RunResult
 from sret_nas.runner.worker.context import WorkerContext
 from sret_nas.study.heartbeat import HeartbeatMonitor
@@ -51,7 +52,9 @@ class Limits:
             found = study.get_trials(deepcopy=False)
         waiting = any(trial.state == TrialState.WAITING for trial in found)  # asked for by name
         enough = self._trials is not None and len(counted(found)) >= self._trials and not waiting
-        return not enough and self._exhausted_at != returned(found)
+        exhausted = self._exhausted_at == returned(found)
+        least = LAST if exhausted and not enough else NEAR
+        return not (enough or exhausted) or bool(near(found, config.goals, least))
 
     def sweep(self) -> None:
         """Close the trials of workers that are no more."""

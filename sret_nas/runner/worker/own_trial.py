@@ -39,6 +39,11 @@ class OwnTrial:
         assert self._trial is not None
         return self._trial
 
+    @property
+    def current(self) -> FrozenTrial:
+        """The trial as it is."""
+        return self._as_it_is(self.trial)
+
     def take(self, trial: FrozenTrial) -> None:
         """Say whose a trial is that has just begun."""
         self._trial = trial

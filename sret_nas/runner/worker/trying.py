@@ -62,8 +62,11 @@ class Trying:
     def _evaluate(self, candidate: Candidate) -> bool:
         trial, arch, _ = candidate
         try:
-            found = self.context.evaluator.evaluate(
-                arch, seed=self.context.config.seed, report=self._report(candidate)
+            found = self.context.evaluator.resume(
+                arch,
+                self.context.run.stopped / arch.id,
+                seed=self.context.config.seed,
+                report=self._report(candidate),
             )
         except Stopped:
             self.own.give_back("stopped")
@@ -87,6 +90,7 @@ class Trying:
     def _report(self, candidate: Candidate) -> Callable[[Progress], bool]:
         trial, _, metrics = candidate
         declared = self.context.evaluator.declaration
+        goes_on = record(self.own.current).continues is not None
         curve: list[dict[str, Any]] = []
 
         def after_step(progress: Progress) -> bool:
@@ -94,7 +98,7 @@ class Trying:
             write(trial, curve=curve)
             self.context.watch()
             go_on = True
-            if progress.step in declared.fidelities[:-1]:
+            if progress.step in declared.fidelities[:-1] and not goes_on:
                 go_on = self.pruner.keeps(trial.number, metrics | curve[-1], progress.step)
             if go_on and progress.step < declared.full and self._is_over():
                 raise Stopped
