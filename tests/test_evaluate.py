@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from sret_nas.evaluators.registry import EVALUATORS, load, registered
 from sret_nas.evaluators.table import TableEvaluator
 from sret_nas.graphs import Recorder, Step
 from sret_nas.proxy import Proxy
+from sret_nas.runner.lease import Lease, Leased
 from sret_nas.training import EpochResult, Trainer
 
 PROXY = Proxy(image_size=16, stem_stride=4, width=0.5, epochs=4, subset=64, val_images=30, batch=16)
@@ -141,6 +143,61 @@ def test_report_stops_the_evaluation(stepwise: Evaluator, confirm: bool) -> None
     assert found.step == 2 and len(found.curve) == 2
     assert without_time(found).curve == without_time(stepwise.evaluate(arch())).curve[:2]
     assert not found.tests
+
+
+@pytest.mark.parametrize("wrap", [lambda e: e, lambda e: Leased(e, Lease("cpu"))])
+@pytest.mark.parametrize("stop", [1, 2])
+def test_what_was_ended_early_goes_on_to_the_same_result(
+    stepwise: Evaluator, wrap: Callable[[Evaluator], Evaluator], stop: int, tmp_path: Path
+) -> None:
+    """Bit by bit, and every step is told: the earlier ones as they were."""
+    made, folder = wrap(stepwise), tmp_path / "state"
+    first = made.resume(arch(), folder, seed=5, report=lambda progress: progress.step < stop)
+    assert without_time(first).curve == without_time(made.evaluate(arch(), seed=5)).curve[:stop]
+    told: list[Progress] = []
+    rest = made.resume(arch(), folder, seed=5, report=lambda progress: not told.append(progress))
+    assert tuple(told) == rest.curve
+    without_images = [replace(one, seconds=0.0, images=0) for one in rest.curve]
+    whole = stepwise.evaluate(arch(), seed=5)
+    assert without_images == [replace(one, seconds=0.0, images=0) for one in whole.curve]
+    assert rest.metrics == whole.metrics
+
+
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Epochs that are really trained, as they come."""
+    found: list[int] = []
+    train = Trainer.train_epoch
+
+    def noted(self: Trainer, *args: Any) -> tuple[float, int]:
+        result = train(self, *args)
+        found.append(self.epoch)
+        return result
+
+    monkeypatch.setattr(Trainer, "train_epoch", noted)
+    return found
+
+
+def test_epochs_that_are_done_are_not_trained_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made, trained = ProxyEvaluator(PROXY, data(), CPU), counting(monkeypatch)
+    made.resume(arch(), tmp_path, report=lambda progress: progress.step < 2)
+    rest = made.resume(arch(), tmp_path)
+    assert trained == [1, 2, 3, 4]
+    assert [one.seconds > 0 for one in rest.curve] == [False, False, True, True]
+    assert [one.images > 0 for one in rest.curve] == [False, False, True, True]
+
+
+def test_a_state_that_is_broken_costs_its_epochs_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made, trained = ProxyEvaluator(PROXY, data(), CPU), counting(monkeypatch)
+    made.resume(arch(), tmp_path, report=lambda progress: progress.step < 2)
+    (state,) = tmp_path.iterdir()
+    state.write_bytes(state.read_bytes()[:-100])
+    found = made.resume(arch(), tmp_path)
+    assert trained == [1, 2, 1, 2, 3, 4]
+    assert without_time(found) == without_time(made.evaluate(arch()))
 
 
 def test_what_report_raises_passes_through(stepwise: Evaluator) -> None:
@@ -282,6 +339,7 @@ def test_a_class_of_somebody_elses(tmp_path: Path) -> None:
     made = others(tmp_path)
     assert made.evaluate(arch()).metrics == {"score": 4.0}
     assert made.evaluate(arch(), report=lambda progress: False).step == 1
+    assert made.resume(arch(), tmp_path).metrics == {"score": 4.0}
     assert made.confirm(arch()).step == 2 and made.work(arch()).per_second > 0
     made.fits(arch())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,6 +15,8 @@ from sret_nas.evaluate import Evaluation, Evaluator, Progress, Report, Work
 from sret_nas.metrics import Declaration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from sret_nas.data import DataSet
@@ -101,6 +104,13 @@ class Checked(Evaluator):
             EvaluationError: it fails on this architecture, or finds no finite number.
         """
         return self._hold(self.evaluator.evaluate, arch, seed, report)
+
+    def resume(
+        self, arch: Architecture, folder: Path, *, seed: int = 0, report: Report | None = None
+    ) -> Evaluation:
+        """The same, from where it was ended."""
+        run = functools.partial(self.evaluator.resume, folder=folder)
+        return self._hold(run, arch, seed, report)
 
     def confirm(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None

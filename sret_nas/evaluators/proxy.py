@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 
@@ -15,6 +16,7 @@ from sret_nas.evaluate import Evaluation, Evaluator, Progress, Report, Work
 from sret_nas.metrics import Declaration
 from sret_nas.proxy import Proxy
 from sret_nas.training import EpochResult, Trainer
+from sret_nas.training.checkpoints import latest, save
 
 MEASURED_STEPS = 10
 
@@ -81,6 +83,35 @@ class ProxyEvaluator(Evaluator):
             TrainingError: it cannot be trained.
         """
         return self._run(arch, seed, report)[1]
+
+    def resume(
+        self, arch: Architecture, folder: Path, *, seed: int = 0, report: Report | None = None
+    ) -> Evaluation:
+        """Train at the proxy's scale, on from the epoch after which this was ended.
+
+        Raises:
+            ArchitectureError: the design does not exist at that scale.
+            TrainingError: it cannot be trained.
+            OSError: the state cannot be read or written.
+        """
+        trainer = self._trainer(arch, seed)
+        done: list[EpochResult] = []
+        state = latest(folder)
+        if state is not None:
+            trainer.load_state_dict(state["trainer"])
+            done = [EpochResult(**one) for one in state["curve"]]
+
+        def epochs() -> Iterator[EpochResult]:
+            yield from [replace(one, seconds=0.0, images=0) for one in done]
+            for result in trainer.epochs():
+                done.append(result)
+                yield result
+
+        curve = follow(epochs(), report)
+        if curve[-1].step < self.declaration.full:
+            whole = {"trainer": trainer.state_dict(), "curve": [asdict(one) for one in done]}
+            save(whole, folder, curve[-1].step)
+        return evaluation(curve, self.declaration, trainer.why_eager)
 
     def confirm(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None

@@ -50,6 +50,7 @@ def chances(trials: Sequence[FrozenTrial], goals: Sequence[Metric]) -> dict[int,
             pairs = [
                 (goal.loss(record(t).curve[step - 1][goal.name]), float(value))
                 for t, value in zip(complete, final, strict=True)
+                if len(record(t).curve) >= step
             ]
             lines[step] = fit_line(pairs)
         line = lines[step]

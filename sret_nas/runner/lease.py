@@ -141,6 +141,13 @@ class Leased(Evaluator):
         """Evaluate with a share of the device, which is given up after every step."""
         return self._hold(self.evaluator.evaluate, arch, seed, report)
 
+    def resume(
+        self, arch: Architecture, folder: Path, *, seed: int = 0, report: Report | None = None
+    ) -> Evaluation:
+        """Go on likewise."""
+        run = functools.partial(self.evaluator.resume, folder=folder)
+        return self._hold(run, arch, seed, report)
+
     def confirm(
         self, arch: Architecture, *, seed: int = 0, report: Report | None = None
     ) -> Evaluation:

@@ -7,6 +7,7 @@ import statistics
 from optuna.trial import FrozenTrial
 
 from sret_nas.runner.confirmation import confirming_s
+from sret_nas.runner.continuing import LAST, near
 from sret_nas.runner.result import RunResult
 from sret_nas.study.records import record
 from sret_nas.study.session import total_s
@@ -14,11 +15,14 @@ from sret_nas.study.trials import counted
 
 
 def candidates_left(outcome: RunResult) -> int | None:
-    """How many candidates are still to be tried; ``None`` without a limit."""
+    """How many candidates are still to be tried, or go on after all; ``None`` without a limit."""
+    limit, goals = outcome.config.trials, outcome.config.goals
     if outcome.exhausted:
-        return 0
-    limit = outcome.config.trials
-    return None if limit is None else max(0, limit - sum(outcome.counts().values()))
+        return len(near(outcome.trials, goals, LAST))
+    if limit is None:
+        return None
+    new = max(0, limit - sum(outcome.counts().values()))
+    return new + len(near(outcome.trials, goals))
 
 
 def work_s(outcome: RunResult) -> float | None:

@@ -140,7 +140,7 @@ class RunResult:
 
     def _trained(self) -> list[FrozenTrial]:
         done = (TrialState.COMPLETE, TrialState.PRUNED)
-        return [trial for trial in self.trials if trial.state in done]
+        return [trial for trial in counted(self.trials) if trial.state in done]
 
     # -- the front ---------------------------------------------------------------------------
 

@@ -30,8 +30,10 @@ from sret_nas.runner.confirmation import to_confirm
 from sret_nas.runner.executors.base import MakeExecutor, MakeWorker, Stop, Watch
 from sret_nas.runner.executors.local import InlineExecutor, ProcessExecutor
 from sret_nas.runner.making import make_worker, the_data
+from sret_nas.runner.remaining import candidates_left
 from sret_nas.runner.result import RunResult
 from sret_nas.runner.slots import Slot, slots
+from sret_nas.runner.stopped import StoppedStates
 from sret_nas.study import address, validation
 from sret_nas.study.config import RunConfig, refuse_other_versions
 from sret_nas.study.heartbeat import HeartbeatMonitor, WorkerId, me
@@ -39,7 +41,7 @@ from sret_nas.study.records import record
 from sret_nas.study.retrying import say_on_stderr
 from sret_nas.study.rundir import CONFIG, RunDir, config_of, limit_of, reported
 from sret_nas.study.session import Session, sessions
-from sret_nas.study.trials import RUNNING, owner, recover, standing, sweep
+from sret_nas.study.trials import RUNNING, owner, recover, sweep
 
 if TYPE_CHECKING:
     from sret_nas.data import DataSet
@@ -105,6 +107,8 @@ def search(
             say_on_stderr(f"note: the run was on {machines[-1]}; now on {work.session.machine}")
         try:
             ending = work.carry_out()
+            if ending != "interrupted":
+                StoppedStates(run).clear()
         finally:
             work.session.save()
             outcome = RunResult(run, config, study)
@@ -226,10 +230,8 @@ class _Work:
 
     def _complete(self) -> bool:
         limit = limit_of(self.study, self.config)
-        outcome = RunResult(self.run, self.config, self.study)
-        tried = len(standing(self.study))
-        enough = bool(outcome.exhausted) or (limit is not None and tried >= limit)
-        return self.deadline is None or (enough and not to_confirm(outcome))
+        outcome = RunResult(self.run, self.config.model_copy(update={"trials": limit}), self.study)
+        return self.deadline is None or (candidates_left(outcome) == 0 and not to_confirm(outcome))
 
 
 def _seats(config: RunConfig, team: str) -> list[Slot]:

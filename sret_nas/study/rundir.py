@@ -64,7 +64,6 @@ class RunDir:
         self.place_file = self.path / "storage.yaml"
         self.architectures = self.path / "architectures"
         self.report = self.path / "report.html"
-        self.stopped = self.path / "stopped"
         self.database = self.path / "study.db"
         self._storage = storage
         self._study = study

@@ -144,17 +144,9 @@ class FullTrainer(Trainer):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training hangs on; also amid an epoch."""
-        return {
-            "model": self.model.state_dict(),
+        return super().state_dict() | {
             "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "random": self.random.state_dict(),
-            "feed": self.feed.state_dict(),
-            "loss": self.loss,
-            "epoch": self.epoch,
-            "step": self.step,
-            "done": self.done,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -163,14 +155,10 @@ class FullTrainer(Trainer):
         Args:
             state: As of ``state_dict``, of a training with the same recipe and data.
         """
-        self.model.load_state_dict(state["model"])
+        if not self.processes.first:  # it is the first one's; the others draw their own numbers
+            state = {**state, "random": self.random.state_dict()}
+        super().load_state_dict(state)
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
-        if self.processes.first:  # whose state it is; the others draw their own numbers
-            self.random.load_state_dict(state["random"])
-        self.feed.load_state_dict(state["feed"])
-        self.loss.copy_(state["loss"])
-        self.epoch, self.step, self.done = (state[key] for key in ("epoch", "step", "done"))

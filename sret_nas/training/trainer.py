@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,6 +188,32 @@ class Trainer:
                 seconds=time.perf_counter() - start,
                 images=images,
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training hangs on; also amid an epoch."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": self.random.state_dict(),
+            "feed": self.feed.state_dict(),
+            "loss": self.loss,
+            "epoch": self.epoch,
+            "step": self.step,
+            "done": self.done,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, before the first step.
+
+        Args:
+            state: As of ``state_dict``, of a training with the same recipe and data.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.random.load_state_dict(state["random"])
+        self.feed.load_state_dict(state["feed"])
+        self.loss.copy_(state["loss"])
+        self.epoch, self.step, self.done = (state[key] for key in ("epoch", "step", "done"))
 
     def train_epoch(self, after: AfterStep = lambda: None) -> tuple[float, int]:
         """Run once through the training images, or through what is left of them.

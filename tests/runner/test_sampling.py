@@ -41,7 +41,7 @@ def test_only_feasible_and_new_architectures_are_tried(name: str, lab: Lab) -> N
     without_rungs(lab, name)
     budgets = ["400K MACs", "12K params", "100KB"]
     study = lab.search(sampler=name, budget=tuple(budgets), trials=trials(name))
-    found = study.trials
+    found = standing(study)
     assert len(found) == trials(name)
     assert len({trial.user_attrs["id"] for trial in found}) == trials(name)
     space = SearchSpace.load("smoke")
@@ -109,10 +109,10 @@ def test_interrupted_anywhere_a_search_goes_on_as_if_it_had_not_been(
             recover(study)
     assert kills > 1.3 * trials(name)
     assert ids(study) == ids(whole)
-    assert [t.values for t in standing(study)] == [t.values for t in whole.trials]
-    assert [t.state for t in standing(study)] == [t.state for t in whole.trials]
+    assert [t.values for t in standing(study)] == [t.values for t in standing(whole)]
+    assert [t.state for t in standing(study)] == [t.state for t in standing(whole)]
     assert [t.user_attrs["curve"] for t in standing(study)] == [
-        t.user_attrs["curve"] for t in whole.trials
+        t.user_attrs["curve"] for t in standing(whole)
     ]
 
 
@@ -154,7 +154,7 @@ def test_too_slow_is_turned_down_untrained_and_counted(name: str, lab: Lab) -> N
     config = lab.config(sampler=name, budget=("0.8ms",), trials=12)
     worker = lab.worker(config, clock=clock)
     worker.search()
-    found = worker.study.trials
+    found = standing(worker.study)
     assert len(found) == 12
     assert all(t.user_attrs["metrics"]["macs"] / 1e6 + 0.1 <= 0.8 for t in found)
     assert all(t.user_attrs["metrics"]["latency_ms"] < 0.8 for t in found)

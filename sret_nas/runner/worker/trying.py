@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -13,14 +14,16 @@ from optuna.trial import TrialState
 from sret_nas.arch import Architecture
 from sret_nas.errors import ArchitectureError, EvaluationError, SretNasError
 from sret_nas.runner.comparison import Rival
+from sret_nas.runner.continuing import chances
 from sret_nas.runner.pruning import Pruner
+from sret_nas.runner.stopped import StoppedStates
 from sret_nas.runner.worker.asking import Asking, Candidate, Stopped
 from sret_nas.runner.worker.context import WorkerContext
 from sret_nas.runner.worker.limits import Limits
 from sret_nas.runner.worker.own_trial import OwnTrial
 from sret_nas.study.records import record, step_of, write, write_metrics
 from sret_nas.study.retrying import say_on_stderr
-from sret_nas.study.trials import finish
+from sret_nas.study.trials import counted, finish
 
 if TYPE_CHECKING:
     from sret_nas.evaluate import Evaluation, Progress
@@ -45,6 +48,7 @@ class Trying:
         self.context, self.asking, self.own, self.limits = context, asking, own, limits
         self.study, self.goals = context.study, context.config.goals
         self.pruner = Pruner(self.study, self.goals)
+        self.states = StoppedStates(context.run)
 
     def attempt(self, candidate: Candidate) -> bool:
         """Try a candidate.
@@ -61,13 +65,10 @@ class Trying:
 
     def _evaluate(self, candidate: Candidate) -> bool:
         trial, arch, _ = candidate
+        evaluator, folder = self.context.evaluator, self.states.folder(arch.id)
+        run = evaluator.evaluate if folder is None else partial(evaluator.resume, folder=folder)
         try:
-            found = self.context.evaluator.resume(
-                arch,
-                self.context.run.stopped / arch.id,
-                seed=self.context.config.seed,
-                report=self._report(candidate),
-            )
+            found = run(arch, seed=self.context.config.seed, report=self._report(candidate))
         except Stopped:
             self.own.give_back("stopped")
             return True
@@ -120,8 +121,12 @@ class Trying:
         if to_the_end:
             values = [metrics[goal.name] for goal in self.goals]
             finish(self.study, trial.number, TrialState.COMPLETE, values)
+            self.states.forget(candidate.arch.id)
         else:
             finish(self.study, trial.number, TrialState.PRUNED)
+            trials = self.study.get_trials(deepcopy=False)
+            likely = chances(trials, self.goals)
+            self.states.keep({record(t).id: likely.get(t.number, 0.0) for t in counted(trials)})
 
     def _measured(self, candidate: Candidate) -> dict[str, float]:
         """The latency of a candidate, before it is told: a trial has one value."""
