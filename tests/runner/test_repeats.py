@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from sret_nas.arch import Architecture
 from sret_nas.runner import RunResult
 from sret_nas.runner.confirmation import to_confirm
-from sret_nas.runner.noise import Noise, pooled
+from sret_nas.runner.noise import Noise
 from sret_nas.runner.repeats import STAND, TAKE, Evaluated, margin, undecided
 from sret_nas.study.records import confirmation_key, record
 from sret_nas.training import EpochResult
