@@ -5,7 +5,8 @@
 Nothing is trained: curves come from ``tables/smoke-fashion.json`` (see ``table.py``), the search
 is the real one (``Worker``, filter, rungs). Contenders:
 
-- ``sret_nas …``: the filter over one of its samplers, with rungs or without;
+- ``sret_nas …``: the filter over one of its samplers, with rungs or without; stopped candidates
+  go on where the front is near, unless ``none goes on``;
 - ``optuna …``: the sampler as Optuna has it, the budget as a soft constraint
   (``constraints_func``), every proposal trained to the end, infeasible and repeated ones too;
 - ``random``: uniform over encodings, likewise.
@@ -14,9 +15,9 @@ A budget is a quantile of the MACs in the table: .4, which few satisfy, and .8, 
 has little to turn down and more is left to try. Score: hypervolume of (validation loss, log
 MACs) of what was trained to the end within the budget, as a share of the best possible; the
 reference is the worst feasible loss and the budget. Trainings that are infeasible, repeated or
-stopped at a rung cost their time and score nothing. Time is counted in trainings of average
-length among the feasible; points in time are the same for all. A contender that has nothing
-left to try keeps its score.
+stopped at a rung cost their time and score nothing; one that goes on costs what is left of it.
+Time is counted in trainings of average length among the feasible; points in time are the same for
+all. A contender that has nothing left to try keeps its score.
 
 Intervals: percentile bootstrap over seeds, paired by seed. Losses are those of seed 0 and
 noise-free to the searcher: what looks best is best, although between architectures of similar
@@ -26,16 +27,18 @@ cost most of it is luck of the seed (see ``fidelity.py``). A seed here decides p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +48,13 @@ from optuna.trial import FrozenTrial
 from table import PROXY, Row, Table
 
 from sret_nas import pareto
+from sret_nas.arch import Architecture
+from sret_nas.evaluate import Evaluation, Report
+from sret_nas.evaluators.proxy import evaluation, follow
 from sret_nas.evaluators.table import TableEvaluator
+from sret_nas.runner import sampling
 from sret_nas.runner.strategies import DEFAULT, SAMPLERS
-from sret_nas.runner.worker import Worker
+from sret_nas.runner.worker import Worker, limits
 from sret_nas.study.config import RunConfig
 from sret_nas.study.rundir import RunDir
 
@@ -140,7 +147,26 @@ Contender = Callable[[Problem, int], list[Training]]
 """Searches a problem from a seed until the horizon; its trainings in order."""
 
 
-def ours(sampler: str, rungs: bool = True) -> Contender:
+class Resumable(TableEvaluator):
+    """The table, where epochs before a stop cost nothing again."""
+
+    def resume(
+        self, arch: Architecture, folder: Path, *, seed: int = 0, report: Report | None = None
+    ) -> Evaluation:
+        """Replay the curve; the folder has the number of epochs that are done."""
+        file = folder / "epochs"
+        done = int(file.read_text()) if file.exists() else 0
+        results = [
+            replace(one, seconds=0.0) if one.epoch <= done else one
+            for one in self.curve(arch, seed)
+        ]
+        found = evaluation(follow(results, report), self.declaration)
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(found.step))
+        return found
+
+
+def ours(sampler: str, rungs: bool = True, goes_on: bool = True) -> Contender:
     """The tool's own search, one worker, its study in memory."""
 
     def search(problem: Problem, seed: int) -> list[Training]:
@@ -158,13 +184,18 @@ def ours(sampler: str, rungs: bool = True) -> Contender:
         def stop() -> bool:
             return sum(training.seconds for training in trainings(study)) >= problem.horizon_s
 
-        with tempfile.TemporaryDirectory() as folder:
+        def nothing(*_: object) -> list[FrozenTrial]:
+            return []
+
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            for place in () if goes_on else (sampling, limits):
+                stack.enter_context(mock.patch.object(place, "near", nothing))
             Worker(
                 run=RunDir(Path(folder)),
                 config=config,
                 study=study,
                 space=config.search_space(),
-                evaluator=TableEvaluator(
+                evaluator=Resumable(
                     PROXY.rungs if rungs else PROXY.rungs[-1:],
                     lambda arch, _: table.rows[arch.id].results(),
                 ),
@@ -229,6 +260,7 @@ CONTENDERS: dict[str, Contender] = {
     MINE: ours("auto"),
     **BASELINES,
     **{f"sret_nas {name}, rungs": ours(name) for name in SAMPLERS if name != DEFAULT},
+    "sret_nas default, none goes on": ours("auto", goes_on=False),
     **{f"sret_nas {name}, no rungs": ours(name, rungs=False) for name in (DEFAULT, "random")},
 }
 """By name. One more is one more line; samplers of the tool come by themselves."""
@@ -249,6 +281,7 @@ def summary(
     scores = np.array([problem.scores(run) for run in runs])
     differences = mine - scores
     known = [[training.id for training in run] for run in runs]
+    whole = [[training.id for training in run if training.complete] for run in runs]
     return {
         "mean": scores.mean(axis=0).tolist(),
         "interval": [interval(column) for column in scores.T],
@@ -260,7 +293,7 @@ def summary(
             "infeasible": statistics.fmean(
                 sum(i not in problem.feasible for i in ids) for ids in known
             ),
-            "repeated": statistics.fmean(len(ids) - len(set(ids)) for ids in known),
+            "repeated": statistics.fmean(len(ids) - len(set(ids)) for ids in whole),
             "stopped_early": statistics.fmean(sum(not t.complete for t in run) for run in runs),
         },
     }
