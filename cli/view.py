@@ -195,7 +195,8 @@ def _line(trial: FrozenTrial, config: RunConfig) -> str:
     if found.interrupted:
         return f"trial {trial.number} interrupted: its architecture is tried again"
     metrics = found.metrics
-    words = [f"trial {trial.number} {'stopped' if state == 'pruned' else state}"]
+    again = "" if found.continues is None else f", which goes on from {found.continues},"
+    words = [f"trial {trial.number}{again} {'stopped' if state == 'pruned' else state}"]
     words += [f"{m.name} {m.show(metrics[m.name])}" for m in declared.metrics if m.name in metrics]
     known = dict.fromkeys([*costs(config.goals), MACS, PARAMS])
     words += [m.show(metrics[m.name]) for m in known if metrics.get(m.name) is not None]

@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from sret_nas import report, search
+from sret_nas import report, runner
 from sret_nas.report.commands import search as command
 from sret_nas.report.dashboard import Dashboard
 from sret_nas.zoo import PRESETS
@@ -42,7 +42,7 @@ def main() -> int:
         print("chromium is not installed", file=sys.stderr)
         return 1
     PICTURES.mkdir(exist_ok=True)
-    outcome = search.load(arguments.run)
+    outcome = runner.load(arguments.run)
     best = outcome.recommended()
     if best is None:
         print(f"{arguments.run}: no candidate was trained to the end", file=sys.stderr)
@@ -57,7 +57,7 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         of_report(browser, copy)
         of_dashboard(browser, copy, best.trial)
-        tell(search.load(copy))
+        tell(runner.load(copy))
         browser.close()
         os.chdir(DOCS)
     total = sum(path.stat().st_size for path in PICTURES.iterdir())
@@ -65,9 +65,11 @@ def main() -> int:
     return 0
 
 
-def opened(browser: Browser, address: str, width: int, height: int, scheme: str = "light") -> Page:
+def opened(browser: Browser, address: str, width: int, height: int, dark: bool = False) -> Page:
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, device_scale_factor=1
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        device_scale_factor=1,
     )
     page = context.new_page()
     page.goto(address)
@@ -81,7 +83,7 @@ def keep(picture: bytes, name: str) -> None:
 
 
 def of_report(browser: Browser, run: Path) -> None:
-    address = report.write(search.load(run)).absolute().as_uri()
+    address = report.write(runner.load(run)).absolute().as_uri()
     page = opened(browser, address, 1280, 1010)
     page.wait_for_function("document.querySelectorAll('.chart .main-svg').length >= 4")
     keep(page.screenshot(), "report")
@@ -89,13 +91,13 @@ def of_report(browser: Browser, run: Path) -> None:
         keep(page.locator(f"#{part}").screenshot(), f"report-{part}")
     member = page.locator("#members details[open]")
     keep(member.screenshot(), "report-member")
-    page = opened(browser, address, 360, 800, "dark")
+    page = opened(browser, address, 360, 800, dark=True)
     page.wait_for_function("document.querySelectorAll('.chart .main-svg').length >= 4")
     keep(page.screenshot(), "report-phone")
 
 
 def of_dashboard(browser: Browser, run: Path, trial: int) -> None:
-    outcome = search.load(run)
+    outcome = runner.load(run)
     with Dashboard(outcome, run / "artifacts", port=0) as dashboard:
         dashboard.publisher(outcome, final=True)
         threading.Thread(target=dashboard.server.run, daemon=True).start()
@@ -115,7 +117,7 @@ def of_dashboard(browser: Browser, run: Path, trial: int) -> None:
         keep(page.screenshot(), "dashboard-trial")
 
 
-def tell(outcome: search.RunResult) -> None:
+def tell(outcome: runner.RunResult) -> None:
     """Write into the gallery which run it shows."""
     counts, config = outcome.counts(), outcome.config
     words = command(outcome).split(" --workers")[0]
