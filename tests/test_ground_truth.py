@@ -276,3 +276,19 @@ def test_the_benchmark_of_trained_models_runs_all_its_arms(
         0 <= row["test_low"] <= row["test_top1"] <= row["test_high"] for row in rows.values()
     )
     assert len(script.table(document).splitlines()) == 2 + len(rows)
+
+
+def test_what_is_said_of_scores_comes_from_the_table(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = json.loads((BENCHMARKS / "results" / "ranking-cpu.json").read_text())
+    out = tmp_path / "ranking.json"
+    monkeypatch.setattr(sys, "argv", ["ranking", "--out", str(out)])
+    scripts("ranking").main()
+    found = json.loads(out.read_text())
+    assert found["truth"]["bands"] == kept["truth"]["bands"]
+    assert [one["by"] for one in found["truth"]["scores"]] == [
+        one["by"] for one in kept["truth"]["scores"]
+    ]
+    for now, then in zip(found["truth"]["scores"], kept["truth"]["scores"], strict=True):
+        assert now["within"] == pytest.approx(then["within"], abs=1e-9)
