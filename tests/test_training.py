@@ -465,7 +465,10 @@ def test_only_for_bf16_a_cpu_has_what_suits_it(
     grouped = [m for m in convolutions if m.groups > 1]
     assert asked == [("bf16", torch.device("cpu"))]
     assert grouped and all(("forward" in vars(m)) == bf16 for m in grouped)
-    assert not any("forward" in vars(m) for m in convolutions if m not in grouped)
+    strided = [m for m in convolutions if m.groups == 1 and m.stride != (1, 1)]
+    assert strided and all(("forward" in vars(m)) == bf16 for m in strided)
+    others = [m for m in convolutions if m not in (*grouped, *strided)]
+    assert others and not any("forward" in vars(m) for m in others)
     stem = next(m for m in convolutions if m.weight.shape[1] > 1)
     assert stem.weight.is_contiguous(memory_format=torch.channels_last) == bf16
     dtypes: set[torch.dtype] = set()
