@@ -470,3 +470,12 @@ def test_a_module_that_fails_is_not_said_to_be_absent(
     with pytest.raises(ConfigError, match=r"evaluator: module 'breaks': ") as caught:
         load("breaks:Own", tmp_path, allow=True)
     assert message in str(caught.value) and "put breaks.py" not in str(caught.value.hint)
+
+
+def test_a_proxy_that_evaluates_otherwise_goes_on_by_what_it_does(tmp_path: Path) -> None:
+    class Other(ProxyEvaluator):
+        def evaluate(self, arch: Any, *, seed: int = 0, report: Any = None) -> Any:
+            return arch, seed, report
+
+    other = Other.__new__(Other)
+    assert other.resume("design", tmp_path, seed=3) == ("design", 3, None)
